@@ -1,0 +1,271 @@
+# The whole build. `make help` lists what can be made; objects and programs go to build/.
+#
+# engine/ becomes libclip_cpu.so, compiled twice from the same sources: for every x86-64-v3 machine
+# and, under glibc-hwcaps/, for those with AVX-512. The system's loader takes the widest one the
+# machine can run, so no source file asks what it runs on. autograd/, models/ and cuda/ become
+# libclip.a; every apps/*.cpp is a program, every tests/*_test.cpp a test program; apps/common/ and
+# the other tests/*.cpp are what those share.
+
+# ---- What the caller may set --------------------------------------------------------------------
+CXX := g++
+OPTIMIZE := -O3
+SANITIZE :=#     address,undefined or thread: a build of its own beside the normal one
+TEST_TIMEOUT :=# seconds a test program may take
+FILTER :=#       GoogleTest filter, e.g. make test FILTER='Gelu*'
+TESTS :=#        test programs to run, e.g. make test TESTS='gelu_test types_test'
+V :=#            anything: print whole commands
+
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
+MAKEFLAGS += --no-builtin-rules --no-builtin-variables
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.SECONDARY:
+Q := $(if $(V),,@)
+
+# ---- Sources and flags --------------------------------------------------------------------------
+comma := ,
+B := build$(if $(SANITIZE),/$(subst $(comma),-,$(SANITIZE)))
+
+ENGINE_SOURCES := $(wildcard engine/*.cpp engine/cpu/*.cpp)
+# Defines make_cuda_backend. The seam of the GPU build: this file, or the kernels compiled by nvcc.
+CUDA_SOURCES := cuda/no_cuda.cpp
+CLIP_SOURCES := $(wildcard autograd/*.cpp models/*.cpp) $(CUDA_SOURCES)
+APP_SOURCES := $(wildcard apps/*.cpp)
+APP_SUPPORT_SOURCES := $(wildcard apps/common/*.cpp)
+TEST_SOURCES := $(wildcard tests/*_test.cpp)
+BENCH_SOURCES := $(wildcard tests/*_bench.cpp)
+TEST_SUPPORT_SOURCES := $(filter-out $(TEST_SOURCES) $(BENCH_SOURCES),$(wildcard tests/*.cpp))
+FORMATTED = $(shell find engine autograd models cuda apps tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+# At -O3, GCC 12 suspects the standard library of overlapping copies ("text" + std::string, its bug
+# 105651) and of endless reads (vectors compared in a std::set), both wrongly.
+WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Werror -Wno-restrict -Wno-stringop-overread
+# The libraries' headers are system headers, so these warnings are about our own code only.
+CPPFLAGS += $(patsubst -I%,-isystem%,$(shell pkg-config --cflags-only-I freetype2 2>/dev/null))
+flags = -std=c++20 $(OPTIMIZE) -g1 -fno-math-errno -fno-trapping-math -fopenmp $(WARNINGS) $(CXXFLAGS)
+ifneq ($(filter x86_64%,$(shell $(CXX) -dumpmachine 2>/dev/null)),)
+baseline := -march=x86-64-v3
+wide := $(if $(SANITIZE),,-march=x86-64-v4 -mprefer-vector-width=512)
+endif
+ifneq ($(SANITIZE),)
+OPTIMIZE := -O1
+# GCC's flow warnings see the sanitizers' own branches.
+sanitize := -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-maybe-uninitialized
+flags += $(sanitize)
+endif
+shared := -fPIC -fvisibility-inlines-hidden
+compile = $(CXX) $(CPPFLAGS) $(flags)
+link = $(CXX) $(CXXFLAGS) $(LDFLAGS) $(firstword $(sanitize)) -fopenmp -Wl,--as-needed
+ENGINE_LIBS := -ldnnl
+CLIP_LIBS := -lboost_program_options -larchive -lstb -lfreetype -licuuc
+TEST_LIBS := -lgtest_main -lgtest -lpthread
+
+# ---- Files that are made ------------------------------------------------------------------------
+objects = $(patsubst %.cpp,$(B)/obj/$(1)/%.o,$(2))
+engine_objects := $(call objects,baseline,$(ENGINE_SOURCES))
+wide_objects := $(if $(wide),$(call objects,wide,$(ENGINE_SOURCES)))
+clip_objects := $(call objects,clip,$(CLIP_SOURCES))
+app_objects := $(call objects,clip,$(APP_SOURCES))
+app_support_objects := $(call objects,clip,$(APP_SUPPORT_SOURCES))
+support_objects := $(call objects,test,$(TEST_SUPPORT_SOURCES))
+test_objects := $(call objects,test,$(TEST_SOURCES) $(BENCH_SOURCES))
+
+engine_library := $(B)/lib/libclip_cpu.so
+wide_library := $(if $(wide),$(B)/lib/glibc-hwcaps/x86-64-v4/libclip_cpu.so)
+libraries := $(engine_library) $(wide_library)
+# In the order of linking: each calls only those after it.
+app_archives := $(B)/libclip_apps.a $(B)/libclip.a
+test_archives := $(B)/libclip_tests.a $(app_archives)
+apps := $(patsubst apps/%.cpp,$(B)/apps/%,$(APP_SOURCES))
+tests := $(patsubst tests/%.cpp,$(B)/tests/%,$(TEST_SOURCES))
+benches := $(patsubst tests/%.cpp,$(B)/tests/%,$(BENCH_SOURCES))
+# apps/<name> is a link to the normal build; other builds leave it alone.
+links := $(if $(SANITIZE),,$(APP_SOURCES:.cpp=))
+
+.PHONY: all test test-fast test-v3 bench check-layers format format-check tidy clean deps found help FORCE
+all: $(libraries) $(app_archives) $(apps) $(links)
+
+# ---- Compile ------------------------------------------------------------------------------------
+say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
+
+$(B)/obj/baseline/%.o: %.cpp $(B)/flags | $(B)/found
+	$(call say,CXX,$<)
+	@mkdir -p $(@D)
+	$(Q)$(compile) $(baseline) $(shared) -I. -MMD -MP -c -o $@ $<
+
+$(B)/obj/wide/%.o: %.cpp $(B)/flags | $(B)/found
+	$(call say,CXX,'$< (AVX-512)')
+	@mkdir -p $(@D)
+	$(Q)$(compile) $(wide) $(shared) -I. -MMD -MP -c -o $@ $<
+
+$(B)/obj/clip/%.o: %.cpp $(B)/flags | $(B)/found
+	$(call say,CXX,$<)
+	@mkdir -p $(@D)
+	$(Q)$(compile) $(baseline) -I. -MMD -MP -c -o $@ $<
+
+# An absolute -I, so that __FILE__ of reference_path.h is right wherever a test is started.
+$(B)/obj/test/%.o: %.cpp $(B)/flags | $(B)/found
+	$(call say,CXX,$<)
+	@mkdir -p $(@D)
+	$(Q)$(compile) $(baseline) -I'$(CURDIR)' -MMD -MP -c -o $@ $<
+
+# ---- Link ---------------------------------------------------------------------------------------
+define link_engine
+$(call say,LINK,$@)
+@mkdir -p $(@D)
+$(Q)$(link) -shared -Wl,-soname,libclip_cpu.so -Wl,-z,defs -o $@ $(filter %.o,$^) $(ENGINE_LIBS)
+endef
+$(engine_library): $(engine_objects) $(B)/links
+	$(link_engine)
+$(wide_library): $(wide_objects) $(B)/links
+	$(link_engine)
+
+$(B)/libclip.a: $(clip_objects) $(B)/links
+$(B)/libclip_apps.a: $(app_support_objects) $(B)/links
+$(B)/libclip_tests.a: $(support_objects) $(B)/links
+$(test_archives):
+	$(call say,AR,$@)
+	$(Q)rm -f $@ && ar qcs $@ $(filter %.o,$^)
+
+define link_program
+$(call say,LINK,$@)
+@mkdir -p $(@D)
+$(Q)$(link) -o $@ $(filter %.o %.a,$^) -L$(B)/lib -lclip_cpu -Wl,-rpath,'$$ORIGIN/../lib' $(1)
+endef
+$(apps): $(B)/apps/%: $(B)/obj/clip/apps/%.o $(app_archives) $(libraries) $(B)/links
+	$(call link_program,$(CLIP_LIBS))
+$(tests): $(B)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(B)/links
+	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
+$(benches): $(B)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(B)/links
+	$(call link_program,$(CLIP_LIBS))
+
+$(links): apps/%: $(B)/apps/%
+	@ln -sfn ../$< $@
+
+# ---- What the files depend on -------------------------------------------------------------------
+-include $(patsubst %.o,%.d,$(engine_objects) $(wide_objects) $(clip_objects) $(app_objects) $(app_support_objects) $(support_objects) $(test_objects))
+
+# Each holds one line and is rewritten only when that line changes.
+$(B)/flags: line = $(compile) | $(baseline) | $(wide) | $(shell $(CXX) -dumpfullversion)
+$(B)/links: line = $(link) | $(ENGINE_LIBS) $(CLIP_LIBS) $(TEST_LIBS) | $(ENGINE_SOURCES) $(CLIP_SOURCES) $(APP_SUPPORT_SOURCES) $(TEST_SUPPORT_SOURCES)
+$(B)/flags $(B)/links: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' $(call quoted,$(line)) | cmp -s - $@ || printf '%s\n' $(call quoted,$(line)) > $@
+quoted = '$(subst ','\'',$(1))'
+
+# ---- What the machine has -----------------------------------------------------------------------
+REQUIRED_HEADERS := oneDNN=dnnl.hpp Boost.Program_options=boost/program_options.hpp stb_image=stb/stb_image.h \
+  nlohmann-json=nlohmann/json.hpp libarchive=archive.h ICU=unicode/uchar.h FreeType=ft2build.h
+has_header = printf '\#if !__has_include(<%s>)\n\#error\n\#endif\n' $(1) | $(CXX) $(CPPFLAGS) -E -x c++ -o /dev/null - 2>/dev/null
+onednn_version = printf '\#include <dnnl_version.h>\nDNNL_VERSION_MAJOR.DNNL_VERSION_MINOR' | $(CXX) -E -P -x c++ - 2>/dev/null | tail -n 1 | tr -d ' '
+
+# Printed once per build folder, before the first file is compiled, and by `make found`.
+define show_found
+row() { printf '  %-22s %s\n' "$$1" "$$2"; }; missing=; \
+command -v $(CXX) >/dev/null || { echo 'make: $(CXX) not found; make deps installs it' >&2; exit 1; }; \
+echo 'Building in $(B)/ with'; \
+row compiler "$$($(CXX) --version | head -n 1)"; \
+for pair in $(REQUIRED_HEADERS); do \
+  version=; [[ $$pair != oneDNN=* ]] || version=" $$($(onednn_version))"; \
+  if $(call has_header,"$${pair#*=}"); then row "$${pair%%=*}" "found$$version"; \
+  else row "$${pair%%=*}" 'NOT FOUND'; missing+=" $${pair%%=*}"; fi; \
+done; \
+$(call has_header,gtest/gtest.h) && row GoogleTest found || row GoogleTest 'not found: no make test'; \
+fc-list 2>/dev/null | grep -q NotoColorEmoji || [[ -e /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf ]] \
+  && row 'Noto Color Emoji' found || row 'Noto Color Emoji' 'not found: the default data are drawn shapes'; \
+row kernels '$(if $(wide),x86-64-v3 and x86-64-v4 (AVX-512)$(comma) chosen when a program starts,one set)'; \
+command -v mpicxx >/dev/null && row MPI 'found, not used yet: one process' || row MPI 'not found: one process'; \
+command -v nvcc >/dev/null && row nvcc 'found, not used yet: CPU only' || row nvcc 'not found: CPU only'; \
+$(call has_header,nccl.h) && row NCCL 'found, not used yet' || row NCCL 'not found'; \
+[[ -z $$missing ]] || { echo "make:$$missing not found; make deps installs what is missing" >&2; exit 1; }
+endef
+$(B)/found: $(B)/flags Makefile
+	@mkdir -p $(@D)
+	@set -o pipefail; { $(show_found); } | tee $@
+found:
+	@$(show_found)
+
+# ---- Test and measure ---------------------------------------------------------------------------
+# libgomp's barriers are invisible to ThreadSanitizer: with more than one OpenMP thread every loop
+# would look like a race. One thread leaves our own threads (loader, checkpoint) to be checked.
+ifeq ($(SANITIZE),thread)
+test_environment += OMP_NUM_THREADS=1
+endif
+test_environment += FILTER=$(call quoted,$(FILTER)) TEST_TIMEOUT=$(or $(TEST_TIMEOUT),$(if $(SANITIZE),900,300))
+chosen_tests := $(if $(TESTS),$(patsubst %,$(B)/tests/%,$(TESTS)),$(tests))
+
+test: all $(chosen_tests)
+	@$(test_environment) tests/run_tests.sh $(chosen_tests)
+
+# Without the suites whose name starts with Slow.
+test-fast: all $(chosen_tests)
+	@$(test_environment) SKIP_SLOW=1 tests/run_tests.sh $(chosen_tests)
+
+# On an AVX-512 machine, the code that other machines run: ours because the loader is told to see no
+# AVX-512, oneDNN's by its own variable.
+plain_kernels := GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F ONEDNN_MAX_CPU_ISA=AVX2
+test-v3: all $(chosen_tests)
+	@! $(plain_kernels) LD_DEBUG=libs $(firstword $(chosen_tests)) --gtest_list_tests 2>&1 | \
+	  grep 'calling init.*x86-64-v4/libclip_cpu' || { echo 'make: the loader still took these kernels' >&2; exit 1; }
+	@$(test_environment) $(plain_kernels) tests/run_tests.sh $(chosen_tests)
+
+bench: all $(benches)
+	@for program in $(benches); do echo "$$program"; $$program || exit 1; done
+
+# ---- Look after the sources ---------------------------------------------------------------------
+check-layers:
+	@tests/check_layers.sh
+
+format:
+	@clang-format -i $(FORMATTED)
+
+format-check:
+	@clang-format --dry-run --Werror $(FORMATTED) || { \
+	  echo "make format mends this (checked with $$(clang-format --version))"; exit 1; }
+
+tidy:
+	@printf '%s\n' $(ENGINE_SOURCES) $(CLIP_SOURCES) $(APP_SOURCES) $(APP_SUPPORT_SOURCES) | xargs -P $$(nproc) -n 1 sh -c \
+	  'echo "  TIDY  $$0"; clang-tidy --quiet "$$0" -- -std=c++20 -I. $(CPPFLAGS) $(baseline) -fopenmp 2>/dev/null'
+
+clean:
+	rm -rf build
+	@find apps -maxdepth 1 -type l -delete 2>/dev/null || true
+
+# ---- Packages -----------------------------------------------------------------------------------
+PACKAGES := g++ make pkg-config libdnnl-dev libboost-program-options-dev libstb-dev nlohmann-json3-dev \
+  libarchive-dev libicu-dev libfreetype-dev fonts-noto-color-emoji libgtest-dev clang-format clang-tidy
+deps:
+	@if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then \
+	  echo 'make deps knows Debian only. Install what your system calls these: $(PACKAGES)'; exit 0; \
+	fi; \
+	missing=; for package in $(PACKAGES); do \
+	  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing+=" $$package"; \
+	done; \
+	if [[ -z $$missing ]]; then echo 'make deps: all packages are installed'; exit 0; fi; \
+	echo "make deps: installing$$missing"; \
+	sudo=; (( EUID == 0 )) || sudo=sudo; \
+	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -qq --no-install-recommends $$missing
+
+help:
+	@printf '%s\n' \
+	  'make               libraries and programs; then ./apps/<name> --help' \
+	  'make deps          install the Debian packages that are missing' \
+	  'make found         what this machine has of what the build can use' \
+	  'make test          all tests; the last line is the sum. FILTER=... TESTS=...' \
+	  'make test-fast     without the suites whose name starts with Slow' \
+	  'make test-v3       all tests with the kernels that machines without AVX-512 run' \
+	  'make bench         the measurements, tests/*_bench.cpp' \
+	  'make check-layers  include directions, op cases, macros' \
+	  'make format        clang-format; make format-check only looks' \
+	  'make tidy          clang-tidy' \
+	  'make clean         remove build/ and the links in apps/' \
+	  '' \
+	  'SANITIZE=address,undefined or SANITIZE=thread: a build in build/<that>/ with its own tests' \
+	  'OPTIMIZE=-O1, CXXFLAGS=..., CXX=..., V=1 (whole commands): any change of flags rebuilds' \
+	  '' \
+	  'Kernels: a program takes the AVX-512 ones where the machine has it. To run the others:' \
+	  '  $(plain_kernels) ./apps/<name>' \
+	  'To see which were taken: LD_DEBUG=libs ./apps/<name> --help 2>&1 | grep "init.*clip_cpu"'

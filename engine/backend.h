@@ -1,0 +1,219 @@
+// The kernel interface: everything a device must be able to do. A forgotten kernel does not
+// compile.
+//
+// Conventions. Outputs first, then inputs, then sizes. Kernels trust their arguments: shapes are
+// checked once, by the op in autograd/. Float tensors of one call share one dtype (F32 or F64; BF16
+// where a device offers it), statistics and sums are kept in at least F32. An undefined Tensor
+// means "not wanted" for outputs and "absent" for inputs. Backward kernels write or add, as the
+// Accumulate beside each output says. Every sum has an order that depends on sizes alone (segments
+// of kSegmentRows rows), never on the number of threads.
+//
+// Letters: N sequences or images, R rows (tokens of a packed batch), C width, H heads, D head size,
+// V vocabulary, P patches, E embedding size.
+#pragma once
+
+#include <memory>
+
+#include "engine/tensor.h"
+
+namespace clip {
+
+enum class Accumulate { kNo, kYes };  ///< write the result, or add to what is there
+enum class Transpose { kNo, kYes };
+enum class Gelu { kQuick, kErf };  ///< x sigmoid(1.702 x), or x Phi(x)
+enum class Causal { kNo, kYes };
+
+/// Rows summed as one; partial sums are then added in the order of their segments.
+inline constexpr int64_t kSegmentRows = 256;
+
+/// Columns [first, first + count) of a row-major matrix: one of q, k, v inside a wider product.
+struct Columns {
+  Tensor matrix;  ///< [rows, width]
+  int64_t first = 0;
+  int64_t count = 0;
+};
+
+/// Which rows form a sequence. Sequence i has query rows [query_offsets[i], query_offsets[i + 1])
+/// and key rows [key_offsets[i], key_offsets[i + 1]).
+struct Sequences {
+  Tensor query_offsets;  ///< I32 [N + 1]
+  Tensor key_offsets;    ///< I32 [N + 1]
+  int64_t max_queries = 0;
+  int64_t max_keys = 0;
+};
+
+struct AttentionOptions {
+  int64_t heads = 1;
+  Causal causal = Causal::kNo;  ///< query row i of a sequence sees key rows 0 ... i of it
+};
+
+struct MatmulOptions {
+  double alpha = 1.0;
+  Accumulate accumulate = Accumulate::kNo;
+};
+
+struct AdamWOptions {
+  double lr = 0;
+  double beta1 = 0.9;
+  double beta2 = 0.98;
+  double eps = 1e-6;
+  double weight_decay = 0.2;
+  int64_t step = 1;              ///< counts from 1, for the bias corrections
+  double gradient_factor = 1.0;  ///< what every gradient is multiplied with first (norm clipping)
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // ---- Memory
+  // ------------------------------------------------------------------------------------------------------
+  virtual Device device() const = 0;
+  virtual void* allocate(
+      int64_t bytes) = 0;  ///< 64-byte aligned; throws clip::Error if none is left
+  virtual void release(void* address, int64_t bytes) noexcept = 0;
+  virtual void copy_from_host(void* to, const void* from, int64_t bytes) = 0;
+  virtual void copy_to_host(void* to, const void* from, int64_t bytes) = 0;
+  virtual void copy(Tensor& to, const Tensor& from) = 0;     ///< same shape and dtype
+  virtual void convert(Tensor& to, const Tensor& from) = 0;  ///< between F32, F64 and BF16
+  virtual void fill_zero(Tensor& x) = 0;
+  virtual void add(Tensor& y, const Tensor& x) = 0;  ///< y += x
+  virtual void synchronize() = 0;
+
+  // ---- Products
+  // ----------------------------------------------------------------------------------------------------
+  /// c [M, N] = alpha op(a) op(b) (+ c), row-major. K = 0 is allowed.
+  virtual void matmul(Tensor& c, const Tensor& a, Transpose transpose_a, const Tensor& b,
+                      Transpose transpose_b, const MatmulOptions& options) = 0;
+  virtual void add_bias(Tensor& y, const Tensor& bias) = 0;  ///< y [R, C] += bias [C]
+  virtual void column_sums(Tensor& sums, const Tensor& x,
+                           Accumulate accumulate) = 0;  ///< [C] of x [R, C]
+
+  // ---- Normalisation
+  // -----------------------------------------------------------------------------------------------
+  /// y = (x - mean) rstd weight + bias per row of x [R, C]; mean, rstd [R] are kept for the
+  /// backward kernel. The variance is the population's, about the mean, in a second pass.
+  virtual void layer_norm_forward(Tensor& y, Tensor& mean, Tensor& rstd, const Tensor& x,
+                                  const Tensor& weight, const Tensor& bias, double eps) = 0;
+  /// dx (+)= gradient through the normalisation; dweight, dbias [C] (+)= column sums.
+  virtual void layer_norm_backward(Tensor& dx, Tensor& dweight, Tensor& dbias, const Tensor& dy,
+                                   const Tensor& x, const Tensor& mean, const Tensor& rstd,
+                                   const Tensor& weight, Accumulate to_dx, Accumulate to_dweight,
+                                   Accumulate to_dbias) = 0;
+  /// sum = residual + x + x_bias, y = layer norm of sum. The residual stream is read and written
+  /// once.
+  virtual void bias_residual_layer_norm_forward(Tensor& sum, Tensor& y, Tensor& mean, Tensor& rstd,
+                                                const Tensor& residual, const Tensor& x,
+                                                const Tensor& x_bias, const Tensor& weight,
+                                                const Tensor& bias, double eps) = 0;
+  /// dtotal = dsum (absent: 0) + gradient through the normalisation: the gradient of residual and
+  /// of x alike; it may be dsum itself. dx_bias [C] (+)= column sums of dtotal.
+  virtual void bias_residual_layer_norm_backward(Tensor& dtotal, Tensor& dx_bias, Tensor& dweight,
+                                                 Tensor& dbias, const Tensor& dsum,
+                                                 const Tensor& dy, const Tensor& sum,
+                                                 const Tensor& mean, const Tensor& rstd,
+                                                 const Tensor& weight, Accumulate to_dx_bias,
+                                                 Accumulate to_dweight, Accumulate to_dbias) = 0;
+  /// y = x / max(|x|, 1e-12) per row; inverse_norm [R] is kept.
+  virtual void l2_normalize_forward(Tensor& y, Tensor& inverse_norm, const Tensor& x) = 0;
+  virtual void l2_normalize_backward(Tensor& dx, const Tensor& dy, const Tensor& y,
+                                     const Tensor& inverse_norm, Accumulate to_dx) = 0;
+
+  // ---- Activation
+  // --------------------------------------------------------------------------------------------------
+  /// y = gelu(x + bias) for x [R, C]; backward recomputes the activation from x.
+  virtual void bias_gelu_forward(Tensor& y, const Tensor& x, const Tensor& bias, Gelu kind) = 0;
+  virtual void bias_gelu_backward(Tensor& dx, Tensor& dbias, const Tensor& dy, const Tensor& x,
+                                  const Tensor& bias, Gelu kind, Accumulate to_dx,
+                                  Accumulate to_dbias) = 0;
+
+  // ---- Attention
+  // ---------------------------------------------------------------------------------------------------
+  /// y [Rq, H D] = softmax(q kᵀ / sqrt(D)) v per sequence and head; log_sum_exp [H, Rq] (of the
+  /// scaled scores) is kept in place of the scores.
+  virtual void attention_forward(Tensor& y, Tensor& log_sum_exp, const Columns& q, const Columns& k,
+                                 const Columns& v, const Sequences& sequences,
+                                 const AttentionOptions& options) = 0;
+  /// dq, dk, dv are columns like q, k, v. They are written, or added to.
+  virtual void attention_backward(Columns& dq, Columns& dk, Columns& dv, const Tensor& dy,
+                                  const Tensor& y, const Tensor& log_sum_exp, const Columns& q,
+                                  const Columns& k, const Columns& v, const Sequences& sequences,
+                                  const AttentionOptions& options, Accumulate to_dq,
+                                  Accumulate to_dkv) = 0;
+
+  // ---- Towers' ends
+  // ------------------------------------------------------------------------------------------------
+  /// patches [N P, 3 K K] of images U8 [N, S, S, 3]: (pixel / 255 - mean) / std, each patch in
+  /// (channel, y, x) order.
+  virtual void extract_patches(Tensor& patches, const Tensor& images, int64_t patch_size,
+                               const float mean[3], const float std[3]) = 0;
+  /// y [N (P + 1), C]: the class token, then the image's P rows of x [N P, C], plus positions [P +
+  /// 1, C].
+  virtual void assemble_tokens_forward(Tensor& y, const Tensor& x, const Tensor& class_token,
+                                       const Tensor& positions) = 0;
+  virtual void assemble_tokens_backward(Tensor& dx, Tensor& dclass_token, Tensor& dpositions,
+                                        const Tensor& dy, Accumulate to_dx,
+                                        Accumulate to_dclass_token, Accumulate to_dpositions) = 0;
+  /// y [R, C] = table[tokens[r]] + positions[place of r in its sequence]; offsets I32 [N + 1].
+  virtual void token_embedding_forward(Tensor& y, const Tensor& table, const Tensor& positions,
+                                       const Tensor& tokens, const Tensor& offsets) = 0;
+  /// dtable [V, C], dpositions [L, C]. `order` I32 [R] lists the rows by token id (ties: by row):
+  /// each table row is summed in that order.
+  virtual void token_embedding_backward(Tensor& dtable, Tensor& dpositions, const Tensor& dy,
+                                        const Tensor& tokens, const Tensor& offsets,
+                                        const Tensor& order, Accumulate to_dtable,
+                                        Accumulate to_dpositions) = 0;
+  /// y [M, C] = x[rows[m]]; rows I32 [M], no row twice.
+  virtual void gather_rows_forward(Tensor& y, const Tensor& x, const Tensor& rows) = 0;
+  virtual void gather_rows_backward(Tensor& dx, const Tensor& dy, const Tensor& rows,
+                                    Accumulate to_dx) = 0;
+
+  // ---- Loss
+  // --------------------------------------------------------------------------------------------------------
+  // A tile holds cosines [N, M] of local rows 0 ... N - 1 with global columns first_column ...
+  // first_column + M - 1. Local row i is global row first_row + i; its pair is the column of the
+  // same number.
+  /// Folds a tile of s cos, s = exp(logit_scale), into the running row_max and row_sum [N] (first
+  /// tile: they are initialised), and stores s cos of the pairs it holds in `diagonal` [N].
+  virtual void clip_loss_tile_forward(Tensor& row_max, Tensor& row_sum, Tensor& diagonal,
+                                      const Tensor& cosines, const Tensor& logit_scale,
+                                      int64_t first_row, int64_t first_column) = 0;
+  /// log_sum_exp [N] = row_max + ln(row_sum)
+  virtual void clip_loss_log_sum_exp(Tensor& log_sum_exp, const Tensor& row_max,
+                                     const Tensor& row_sum) = 0;
+  /// loss [] = sum over rows of (image_lse + text_lse - 2 diagonal) / (2 G)
+  virtual void clip_loss_reduce(Tensor& loss, const Tensor& image_lse, const Tensor& text_lse,
+                                const Tensor& diagonal, int64_t global_rows) = 0;
+  /// Turns cosines into their gradients in place: dloss s / (2 G) (exp(s cos - row_lse) + exp(s cos
+  /// - column_lse)
+  /// - 2 [row = column]). row_dots [N] (+)= sum over the tile's columns of gradient times cosine.
+  virtual void clip_loss_tile_backward(Tensor& cosines, Tensor& row_dots, const Tensor& row_lse,
+                                       const Tensor& column_lse, const Tensor& logit_scale,
+                                       const Tensor& dloss, int64_t first_row, int64_t first_column,
+                                       int64_t global_rows, Accumulate to_row_dots) = 0;
+  /// total [] (+)= sum of x in order of segments
+  virtual void sum(Tensor& total, const Tensor& x, Accumulate to_total) = 0;
+
+  // ---- Optimizer
+  // ---------------------------------------------------------------------------------------------------
+  /// total F64 [] = sum of squares of x, any float dtype
+  virtual void sum_of_squares(Tensor& total, const Tensor& x) = 0;
+  /// One AdamW step with decoupled decay over flat buffers; decays U8 [numel / kParameterBlock]
+  /// says per block whether weight_decay applies. Gradients are left as they are.
+  virtual void adamw(Tensor& values, Tensor& first_moments, Tensor& second_moments,
+                     const Tensor& gradients, const Tensor& decays,
+                     const AdamWOptions& options) = 0;
+  /// x [] = min(max(x, low), high)
+  virtual void clamp(Tensor& x, double low, double high) = 0;
+};
+
+/// Parameters start at multiples of this many elements in their flat buffer.
+inline constexpr int64_t kParameterBlock = 1024;
+
+/// The processor; one object for the whole program.
+Backend& cpu_backend();
+
+/// A GPU; throws clip::Error in one sentence where this build or machine has none.
+std::unique_ptr<Backend> make_cuda_backend(int index);
+
+}  // namespace clip

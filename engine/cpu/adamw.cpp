@@ -1,0 +1,64 @@
+// AdamW over flat buffers, in PyTorch's order of operations (torch/optim/adamw.py, single tensor).
+#include <cmath>
+
+#include "engine/cpu/cpu_backend.h"
+#include "engine/parallel.h"
+
+namespace clip {
+namespace {
+
+/// The step's scalars, computed in F64 and rounded once.
+template <class T>
+struct Step {
+  T gradient_factor;
+  T beta1, one_minus_beta1;
+  T beta2, one_minus_beta2;
+  T step_size;   // lr / (1 - beta1^step)
+  T root_scale;  // sqrt(1 - beta2^step)
+  T eps;
+};
+
+template <class T>
+Step<T> step_of(const AdamWOptions& options) {
+  const auto step = static_cast<double>(options.step);
+  const double correction1 = 1.0 - std::pow(options.beta1, step);
+  const double correction2 = 1.0 - std::pow(options.beta2, step);
+  return {static_cast<T>(options.gradient_factor), static_cast<T>(options.beta1),
+          static_cast<T>(1.0 - options.beta1),     static_cast<T>(options.beta2),
+          static_cast<T>(1.0 - options.beta2),     static_cast<T>(options.lr / correction1),
+          static_cast<T>(std::sqrt(correction2)),  static_cast<T>(options.eps)};
+}
+
+/// `keep` is what decay leaves of a value: 1 - lr weight_decay, or 1.
+template <class T>
+void update_block(T* p, T* m, T* v, const T* gradients, T keep, const Step<T>& step) {
+#pragma omp simd
+  for (int64_t i = 0; i < kParameterBlock; ++i) {
+    const T g = gradients[i] * step.gradient_factor;
+    const T first = step.beta1 * m[i] + step.one_minus_beta1 * g;
+    const T second = step.beta2 * v[i] + step.one_minus_beta2 * g * g;
+    const T denominator = std::sqrt(second) / step.root_scale + step.eps;
+    m[i] = first;
+    v[i] = second;
+    p[i] = p[i] * keep - step.step_size * (first / denominator);
+  }
+}
+
+}  // namespace
+
+void CpuBackend::adamw(Tensor& values, Tensor& first_moments, Tensor& second_moments,
+                       const Tensor& gradients, const Tensor& decays, const AdamWOptions& options) {
+  for_float("adamw", values.dtype(), [&]<class T>(T) {
+    const Step<T> step = step_of<T>(options);
+    const T decayed = static_cast<T>(1.0 - options.lr * options.weight_decay);
+    T *p = values.data<T>(), *m = first_moments.data<T>(), *v = second_moments.data<T>();
+    const T* g = gradients.data<T>();
+    const uint8_t* decay_of = decays.data<uint8_t>();
+    parallel_for(values.numel() / kParameterBlock, [=](int64_t block) {
+      const int64_t at = block * kParameterBlock;
+      update_block(p + at, m + at, v + at, g + at, decay_of[block] != 0 ? decayed : T(1), step);
+    });
+  });
+}
+
+}  // namespace clip

@@ -1,0 +1,128 @@
+// Sums over all elements, and what is done element by element.
+#include <algorithm>
+#include <bit>
+#include <vector>
+
+#include "engine/cpu/cpu_backend.h"
+#include "engine/cpu/segments.h"
+
+namespace clip {
+namespace {
+
+/// Elements of one task; also the segments whose sums are added in order.
+constexpr int64_t kBlock = 64 * kSegmentRows;
+
+template <class Body>
+void for_blocks(int64_t elements, const Body& body) {
+  parallel_for((elements + kBlock - 1) / kBlock, [&](int64_t block) {
+    body(block, block * kBlock, std::min(elements, (block + 1) * kBlock));
+  });
+}
+
+/// Sum of term(i) for i in [0, elements), in F64, by blocks.
+template <class Term>
+double blocked_sum(int64_t elements, const Term& term) {
+  std::vector<double> partials(static_cast<size_t>((elements + kBlock - 1) / kBlock));
+  for_blocks(elements, [&](int64_t block, int64_t first, int64_t last) {
+    double total = 0;
+#pragma omp simd reduction(+ : total)
+    for (int64_t i = first; i < last; ++i) total += term(i);
+    partials[static_cast<size_t>(block)] = total;
+  });
+  double total = 0;
+  for (const double partial : partials) total += partial;
+  return total;
+}
+
+/// bfloat16: the upper half of an F32.
+struct BF16 {
+  uint16_t bits;
+};
+
+float to_real(BF16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+float to_real(float x) { return x; }
+double to_real(double x) { return x; }
+
+void assign(double& to, double from) { to = from; }
+void assign(float& to, double from) { to = static_cast<float>(from); }
+void assign(BF16& to, float from) {
+  const auto bits = std::bit_cast<uint32_t>(from);
+  // To nearest, ties to even: the carry of the addition reaches the exponent where it must.
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const uint32_t quiet_nan = (bits >> 16) | 0x40u;  // rounding could carry a NaN to infinity
+  to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
+}
+void assign(BF16& to, double from) { assign(to, static_cast<float>(from)); }
+
+/// Calls body with a zero of the stored type of a float dtype, BF16 among them.
+template <class Body>
+void for_stored(const char* op, DType dtype, const Body& body) {
+  if (dtype == DType::kBF16) {
+    body(BF16{});
+  } else {
+    for_float(op, dtype, body);
+  }
+}
+
+/// As checked Tensor::data, for types that stand for no dtype of their own.
+template <class T>
+T* stored_data(const Tensor& x) {
+  return static_cast<T*>(x.raw());
+}
+
+}  // namespace
+
+void CpuBackend::convert(Tensor& to, const Tensor& from) {
+  for_stored("convert", to.dtype(), [&]<class To>(To) {
+    for_stored("convert", from.dtype(), [&]<class From>(From) {
+      To* out = stored_data<To>(to);
+      const From* in = stored_data<From>(from);
+      for_blocks(from.numel(), [=](int64_t, int64_t first, int64_t last) {
+#pragma omp simd
+        for (int64_t i = first; i < last; ++i) assign(out[i], to_real(in[i]));
+      });
+    });
+  });
+}
+
+void CpuBackend::add(Tensor& y, const Tensor& x) {
+  for_float("add", y.dtype(), [&]<class T>(T) {
+    T* out = y.data<T>();
+    const T* in = x.data<T>();
+    for_blocks(y.numel(), [=](int64_t, int64_t first, int64_t last) {
+      put_row(out + first, in + first, last - first, Accumulate::kYes);
+    });
+  });
+}
+
+void CpuBackend::sum(Tensor& total, const Tensor& x, Accumulate to_total) {
+  for_float("sum", x.dtype(), [&]<class T>(T) {
+    const T* in = x.data<T>();
+    const double added =
+        blocked_sum(x.numel(), [in](int64_t i) { return static_cast<double>(in[i]); });
+    T& out = *total.data<T>();
+    out = to_total == Accumulate::kYes ? out + static_cast<T>(added) : static_cast<T>(added);
+  });
+}
+
+void CpuBackend::sum_of_squares(Tensor& total, const Tensor& x) {
+  for_stored("sum_of_squares", x.dtype(), [&]<class T>(T) {
+    const T* in = stored_data<T>(x);
+    *total.data<double>() = blocked_sum(x.numel(), [in](int64_t i) {
+      const auto value = static_cast<double>(to_real(in[i]));
+      return value * value;
+    });
+  });
+}
+
+void CpuBackend::clamp(Tensor& x, double low, double high) {
+  for_float("clamp", x.dtype(), [&]<class T>(T) {
+    T* values = x.data<T>();
+    // std::max and std::min return their first argument when it is a NaN: it stays visible.
+    for (int64_t i = 0; i < x.numel(); ++i) {
+      values[i] = std::min(std::max(values[i], static_cast<T>(low)), static_cast<T>(high));
+    }
+  });
+}
+
+}  // namespace clip

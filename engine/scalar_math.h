@@ -1,0 +1,106 @@
+// Scalar formulas that every backend uses, so that they agree. Branch-free, hence vectorised inside
+// loops.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "engine/backend.h"
+
+#if defined(__CUDACC__)
+#define CLIP_HOST_DEVICE __host__ __device__
+#else
+#define CLIP_HOST_DEVICE
+#endif
+
+namespace clip {
+
+/// e^x. F32: within 2 ulp, 0 below -87.3, infinity where the result does not fit; F64: the standard
+/// library's. A NaN stays one: training looks for them.
+CLIP_HOST_DEVICE inline double exponential(double x) { return std::exp(x); }
+CLIP_HOST_DEVICE inline float exponential(float x) {
+  constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
+  // Adding and taking away 1.5 * 2^23 rounds to the nearest integer; its low bits are that integer.
+  constexpr float kRound = 12582912.0f;
+  const float shifted = x * kLog2E + kRound;
+  const float n = shifted - kRound;
+  const float r = (x - n * kLn2High) - n * kLn2Low;
+  // Minimax polynomial of (e^r - 1 - r) / r^2 on [-ln2/2, ln2/2] (Cephes' coefficients).
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = (p * r) * r + r + 1.0f;
+  // Times 2^n by way of the exponent's bits; unsigned, because out of range the sum wraps around.
+  const uint32_t bits = std::bit_cast<uint32_t>(p) + (std::bit_cast<uint32_t>(shifted) << 23);
+  const float above = x + std::numeric_limits<float>::infinity();  // also what a NaN becomes
+  return x < -87.3f ? 0.0f : (x <= 88.7228f ? std::bit_cast<float>(bits) : above);
+}
+
+template <class T>
+CLIP_HOST_DEVICE inline T sigmoid(T x) {
+  return T(1) / (T(1) + exponential(-x));
+}
+
+/// erf(x) where exp(-x^2) is known already. F32: within 3 ulp; F64: the standard library's.
+CLIP_HOST_DEVICE inline double error_function(double x, double /*exp_minus_x_squared*/) {
+  return std::erf(x);
+}
+CLIP_HOST_DEVICE inline float error_function(float x, float exp_minus_x_squared) {
+  // Both polynomials are minimax fits made for this file (Remez exchange, 40 digits).
+  // erf(x) / x as a polynomial of x^2 on [0, 1.1^2]: relative error 4.3e-9.
+  const float t = x * x;
+  float p = 7.188009615e-5f;
+  p = p * t - 7.805796837e-4f;
+  p = p * t + 5.164863850e-3f;
+  p = p * t - 2.684144235e-2f;
+  p = p * t + 1.128329176e-1f;
+  p = p * t - 3.761260052e-1f;
+  p = p * t + 1.128379162f;
+  // (1 - erf(x)) exp(x^2) on [1.1, 4], weighted by exp(-x^2): error of erf 4.0e-8. From 4 on
+  // exp(-x^2) is below half an ulp of 1; the bound keeps 0 times infinity away.
+  const float magnitude = std::fabs(x);
+  const float u = magnitude < 4.0f ? magnitude : 4.0f;
+  float q = 1.110798512e-3f;
+  q = q * u - 1.510785079e-2f;
+  q = q * u + 8.947747942e-2f;
+  q = q * u - 3.048727710e-1f;
+  q = q * u + 6.656431980e-1f;
+  q = q * u - 9.788006600e-1f;
+  q = q * u + 9.701279776e-1f;
+  const float large = std::copysign(1.0f - exp_minus_x_squared * q, x);
+  return magnitude < 1.1f ? x * p : large;
+}
+
+/// erf(x). F32: within 3 ulp; F64: the standard library's.
+CLIP_HOST_DEVICE inline double error_function(double x) { return std::erf(x); }
+CLIP_HOST_DEVICE inline float error_function(float x) {
+  return error_function(x, exponential(-x * x));
+}
+
+template <Gelu kind, class T>
+CLIP_HOST_DEVICE inline T gelu(T x) {
+  if constexpr (kind == Gelu::kQuick) {
+    return x * sigmoid(T(1.702) * x);
+  } else {
+    return T(0.5) * x * (T(1) + error_function(x * T(0.70710678118654752440)));
+  }
+}
+
+template <Gelu kind, class T>
+CLIP_HOST_DEVICE inline T gelu_derivative(T x) {
+  if constexpr (kind == Gelu::kQuick) {
+    const T s = sigmoid(T(1.702) * x);
+    return s + T(1.702) * x * s * (T(1) - s);
+  } else {
+    const T gauss = exponential(T(-0.5) * x * x);
+    const T erf = error_function(x * T(0.70710678118654752440), gauss);
+    return T(0.5) * (T(1) + erf) + T(0.39894228040143267794) * x * gauss;
+  }
+}
+
+}  // namespace clip
