@@ -1,0 +1,103 @@
+// The differentiable ops of CLIP: coarse, because between the products memory traffic is the cost.
+// Shapes: N sequences or images, R rows (tokens of a packed batch), C width, H heads, E embedding
+// size, L longest context, P patches, V vocabulary. All float inputs of an op share one dtype and
+// device. Every op throws clip::Error that names itself, what it expected and what it got.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "autograd/tape.h"
+#include "engine/communicator.h"
+
+namespace clip {
+
+/// y = x Wᵀ (+ b)
+/// x [R, K], weight [M, K], bias [M] or undefined where the next op takes it; returns [R, M]
+Variable linear(const Variable& x, const Variable& weight, const Variable& bias = {});
+
+/// y = x W: CLIP's projections, stored input-major.
+/// x [N, C], weight [C, E]; returns [N, E]
+Variable project(const Variable& x, const Variable& weight);
+
+/// Rows [begin, end) of the leading axis: one of q, k, v out of in_proj_weight or in_proj_bias.
+Variable slice_rows(const Variable& x, int64_t begin, int64_t end);
+
+/// Normalises each row; the variance is the population's.
+/// x [R, C], weight [C], bias [C]; eps is 1e-5 in all of CLIP; returns [R, C]
+Variable layer_norm(const Variable& x, const Variable& weight, const Variable& bias,
+                    double eps = 1e-5);
+
+struct ResidualNorm {
+  Variable sum;     ///< [R, C] the residual stream
+  Variable normed;  ///< [R, C] its layer norm
+};
+/// sum = residual + x + x_bias; normed = layer_norm(sum, weight, bias).
+/// residual [R, C], x [R, C], x_bias [C] of the product that made x, weight [C], bias [C]
+ResidualNorm bias_residual_layer_norm(const Variable& residual, const Variable& x,
+                                      const Variable& x_bias, const Variable& weight,
+                                      const Variable& bias, double eps = 1e-5);
+
+/// gelu(x + bias), the bias of the product before it; backward recomputes the activation.
+/// x [R, C], bias [C]; returns [R, C]
+Variable bias_gelu(const Variable& x, const Variable& bias, Gelu kind);
+
+/// Self-attention of packed sequences.
+/// qkv [R, 3 C]: queries, keys, values, each with its heads side by side; returns [R, C]
+Variable attention(const Variable& qkv, const Sequences& sequences,
+                   const AttentionOptions& options);
+
+/// Attention of other query rows: the last block's one row per sequence.
+/// q [Rq, C], kv [R, 2 C]; returns [Rq, C]
+Variable attention(const Variable& q, const Variable& kv, const Sequences& sequences,
+                   const AttentionOptions& options);
+
+/// Pixels to patches, normalised with CLIP's mean and deviation, times the convolution's weight.
+/// images U8 [N, S, S, 3], weight [C, 3, K, K] with S a multiple of K; returns [N (S / K)², C]
+Variable patch_embedding(const Tensor& images, const Variable& weight);
+
+/// Class token and positions.
+/// x [N P, C], class_token [C], positions [P + 1, C]; returns [N (P + 1), C]
+Variable assemble_tokens(const Variable& x, const Variable& class_token, const Variable& positions);
+
+/// Captions end to end, without padding.
+struct PackedTokens {
+  Tensor tokens;   ///< I32 [R]
+  Tensor offsets;  ///< I32 [N + 1]; caption i is rows [offsets[i], offsets[i + 1])
+  Tensor order;    ///< I32 [R], rows sorted by token id, then by row
+  Tensor ends;     ///< I32 [N], the last row of each caption: its end-of-text token
+  int64_t max_length = 0;
+};
+/// throws clip::Error if a caption is empty
+PackedTokens pack_tokens(const std::vector<std::vector<int32_t>>& captions, Backend& backend);
+
+/// table [V, C], positions [L, C] with L >= max_length, ids below V; returns [R, C]
+Variable token_embedding(const Variable& table, const Variable& positions,
+                         const PackedTokens& tokens);
+
+/// x [R, C], rows I32 [M], no row twice; returns [M, C]
+Variable gather_rows(const Variable& x, const Tensor& rows);
+
+/// x / max(|x|, 1e-12) per row; x [N, E]
+Variable l2_normalize(const Variable& x);
+
+/// Symmetric contrastive loss over the global batch, this rank's rows only. Tiled: memory is O(G
+/// E), never O(G²).
+///
+/// image_features  [N, E]  L2-normalised; F32 or F64
+/// text_features   [N, E]  row i belongs to image i
+/// logit_scale     []      ln(inverse temperature), dimensionless; starts ln(1/0.07), at most
+/// ln(100) comm                    ranks hold equal N; G = N * comm.size() tile_columns columns of
+/// a tile; changes the result by rounding only returns         []      this rank's share; the
+/// shares sum to the mean over G of (CE_image + CE_text) / 2, in nats throws          clip::Error
+/// if shapes or dtypes differ source          Radford et al. 2021 (arXiv:2103.00020), figure 3;
+/// gradients as in DESIGN, "Loss and distribution"
+Variable clip_loss(const Variable& image_features, const Variable& text_features,
+                   const Variable& logit_scale, Communicator& comm, int64_t tile_columns = 4096);
+
+/// Runs `function` without a tape now and again in backward, so that only its inputs are kept
+/// (activation checkpointing). Parameters that `function` uses get their gradients as usual.
+Variable recompute(const std::function<Variable(const std::vector<Variable>&)>& function,
+                   const std::vector<Variable>& inputs);
+
+}  // namespace clip

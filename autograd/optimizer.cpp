@@ -1,0 +1,58 @@
+#include "autograd/optimizer.h"
+
+#include <cmath>
+#include <numbers>
+
+namespace clip {
+
+double LearningRate::at(int64_t step) const {
+  if (step < warmup_steps)
+    return lr * static_cast<double>(step + 1) / static_cast<double>(warmup_steps);
+  if (schedule == Schedule::kConstant || total_steps <= warmup_steps) return lr;
+  const double progress =
+      static_cast<double>(step - warmup_steps) / static_cast<double>(total_steps - warmup_steps);
+  return 0.5 * (1.0 + std::cos(std::numbers::pi * std::min(progress, 1.0))) * lr;
+}
+
+AdamW::AdamW(ParameterList& parameters, const OptimizerOptions& options)
+    : parameters_(parameters), options_(options) {
+  if (!parameters.has_training_state()) parameters.allocate_training_state();
+  Backend& backend = parameters.values().backend();
+  std::vector<uint8_t> decays(static_cast<size_t>(parameters.values().numel() / kParameterBlock),
+                              0);
+  for (const Parameter& parameter : parameters.parameters()) {
+    if (parameter.variable.rank() < 2) continue;
+    const int64_t first = parameter.offset / kParameterBlock;
+    const int64_t end =
+        (parameter.offset + parameter.variable.shape().numel() - 1) / kParameterBlock + 1;
+    for (int64_t block = first; block < end; ++block) decays[static_cast<size_t>(block)] = 1;
+  }
+  decays_ = Tensor::from<uint8_t>(backend, {static_cast<int64_t>(decays.size())}, decays);
+  sum_of_squares_ = Tensor::empty(backend, {}, DType::kF64);
+}
+
+StepReport AdamW::step(double lr) {
+  Backend& backend = parameters_.values().backend();
+  parameters_.settle_gradients();
+  backend.sum_of_squares(sum_of_squares_, parameters_.gradients());
+  StepReport report;
+  report.gradient_norm = std::sqrt(sum_of_squares_.item());
+  report.skipped = !std::isfinite(report.gradient_norm);
+  if (!report.skipped) {
+    AdamWOptions options{.lr = lr,
+                         .beta1 = options_.beta1,
+                         .beta2 = options_.beta2,
+                         .eps = options_.eps,
+                         .weight_decay = options_.weight_decay,
+                         .step = ++steps_done_};
+    // torch.nn.utils.clip_grad_norm_ adds 1e-6 to the norm.
+    if (options_.max_norm > 0)
+      options.gradient_factor = std::min(1.0, options_.max_norm / (report.gradient_norm + 1e-6));
+    backend.adamw(parameters_.values(), parameters_.first_moments(), parameters_.second_moments(),
+                  parameters_.gradients(), decays_, options);
+  }
+  parameters_.clear_gradients();
+  return report;
+}
+
+}  // namespace clip

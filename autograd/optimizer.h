@@ -1,0 +1,53 @@
+// AdamW with decoupled weight decay, a learning-rate schedule, and clipping by the global norm.
+#pragma once
+
+#include "autograd/parameter_list.h"
+#include "engine/communicator.h"
+
+namespace clip {
+
+/// Linear warm-up to `lr`, then half a cosine to zero at `total_steps`, or constant.
+struct LearningRate {
+  enum class Schedule { kCosine, kConstant };
+  double lr = 5e-4;
+  int64_t warmup_steps = 0;
+  int64_t total_steps = 0;
+  Schedule schedule = Schedule::kCosine;
+  /// Learning rate of step `step`, counted from 0. Source: open_clip_train/scheduler.py.
+  double at(int64_t step) const;
+};
+
+struct OptimizerOptions {
+  double beta1 = 0.9;
+  double beta2 = 0.98;
+  double eps = 1e-6;
+  double weight_decay =
+      0.2;  ///< of matrices only: biases, gains, embeddings of one axis and logit_scale are left
+  double max_norm = 0;  ///< 0: no clipping
+};
+
+struct StepReport {
+  double gradient_norm = 0;  ///< over all parameters, before clipping
+  bool skipped = false;      ///< the norm was not finite; nothing was changed
+};
+
+class AdamW {
+ public:
+  /// Gives the list its training state if it has none.
+  AdamW(ParameterList& parameters, const OptimizerOptions& options);
+
+  /// Updates every parameter from its gradient, then clears the gradients.
+  StepReport step(double lr);
+
+  int64_t steps_done() const { return steps_done_; }  ///< updates so far, for the bias corrections
+  void set_steps_done(int64_t steps) { steps_done_ = steps; }
+
+ private:
+  ParameterList& parameters_;
+  OptimizerOptions options_;
+  Tensor decays_;  ///< U8 per block of kParameterBlock
+  Tensor sum_of_squares_;
+  int64_t steps_done_ = 0;
+};
+
+}  // namespace clip

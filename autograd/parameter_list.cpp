@@ -1,0 +1,62 @@
+#include "autograd/parameter_list.h"
+
+namespace clip {
+
+void ParameterList::add(const std::string& name, const Variable& variable) {
+  for (const Parameter& parameter : parameters_)
+    CLIP_CHECK(parameter.name != name, "[ParameterList] two parameters are called ", name);
+  parameters_.push_back({name, variable, 0});
+}
+
+void ParameterList::allocate(Backend& backend, DType dtype) {
+  int64_t total = 0;
+  for (auto parameter = parameters_.rbegin(); parameter != parameters_.rend(); ++parameter) {
+    parameter->offset = total;
+    const int64_t size = parameter->variable.shape().numel();
+    total += (size + kParameterBlock - 1) / kParameterBlock * kParameterBlock;
+  }
+  values_ = Tensor::zeros(backend, {total}, dtype);
+  for (const Parameter& parameter : parameters_)
+    parameter.variable.bind(view(values_, parameter), {});
+}
+
+void ParameterList::allocate_training_state() {
+  CLIP_CHECK(values_.defined(), "[ParameterList] training state needs allocated values");
+  Backend& backend = values_.backend();
+  gradients_ = Tensor::zeros(backend, values_.shape(), values_.dtype());
+  first_moments_ = Tensor::zeros(backend, values_.shape(), values_.dtype());
+  second_moments_ = Tensor::zeros(backend, values_.shape(), values_.dtype());
+  for (const Parameter& parameter : parameters_)
+    parameter.variable.bind(view(values_, parameter), view(gradients_, parameter));
+}
+
+const Variable& ParameterList::find(const std::string& name) const {
+  for (const Parameter& parameter : parameters_)
+    if (parameter.name == name) return parameter.variable;
+  throw Error(concat("[ParameterList] there is no parameter ", name));
+}
+
+int64_t ParameterList::count() const {
+  int64_t total = 0;
+  for (const Parameter& parameter : parameters_) total += parameter.variable.shape().numel();
+  return total;
+}
+
+Tensor ParameterList::view(const Tensor& flat, const Parameter& parameter) {
+  const Shape& shape = parameter.variable.shape();
+  return flat.slice(parameter.offset, parameter.offset + shape.numel()).reshape(shape);
+}
+
+void ParameterList::clear_gradients() {
+  for (const Parameter& parameter : parameters_) parameter.variable.clear_gradient();
+}
+
+void ParameterList::settle_gradients() {
+  for (const Parameter& parameter : parameters_) {
+    if (parameter.variable.has_grad()) continue;
+    Tensor gradient = parameter.variable.gradient_slot().gradient;
+    gradient.backend().fill_zero(gradient);
+  }
+}
+
+}  // namespace clip

@@ -1,0 +1,54 @@
+// The parameters of a model by name, in flat buffers.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "autograd/variable.h"
+
+namespace clip {
+
+struct Parameter {
+  std::string name;  ///< OpenAI's state-dict name, e.g.
+                     ///< "visual.transformer.resblocks.0.attn.in_proj_weight"
+  Variable variable;
+  int64_t offset = 0;  ///< first element in the flat buffers
+};
+
+/// Owns one flat buffer each for values, gradients and both moments; the Variables are views of the
+/// first two. The buffers hold the parameters in the order in which backward finishes them (last
+/// added first), each padded to kParameterBlock elements; padding stays zero.
+class ParameterList {
+ public:
+  /// Takes part in the list under this name; throws clip::Error if the name is taken.
+  void add(const std::string& name, const Variable& variable);
+
+  /// Allocates the values (uninitialised but for the padding) and binds the Variables to them.
+  void allocate(Backend& backend, DType dtype);
+  /// Adds gradients and moments, all zero. Not needed for inference.
+  void allocate_training_state();
+  bool has_training_state() const { return gradients_.defined(); }
+
+  const std::vector<Parameter>& parameters() const { return parameters_; }  ///< in the order added
+  const Variable& find(const std::string& name) const;  ///< throws clip::Error if there is none
+  int64_t count() const;                                ///< number of scalars, padding left out
+
+  Tensor& values() { return values_; }  ///< [total]
+  Tensor& gradients() { return gradients_; }
+  Tensor& first_moments() { return first_moments_; }
+  Tensor& second_moments() { return second_moments_; }
+  /// The part of a flat buffer that belongs to a parameter, in its shape.
+  static Tensor view(const Tensor& flat, const Parameter& parameter);
+
+  /// After the optimizer: the next gradient of every parameter is written, not added.
+  void clear_gradients();
+  /// Zeroes the gradients of parameters that backward did not reach, so that the flat buffer is all
+  /// valid.
+  void settle_gradients();
+
+ private:
+  std::vector<Parameter> parameters_;
+  Tensor values_, gradients_, first_moments_, second_moments_;
+};
+
+}  // namespace clip

@@ -1,0 +1,83 @@
+#include "autograd/tape.h"
+
+#include <utility>
+
+namespace clip {
+namespace {
+
+thread_local Tape* active_tape = nullptr;
+
+}  // namespace
+
+Tape::Tape() : outer_(std::exchange(active_tape, this)) {}
+
+Tape::~Tape() { active_tape = outer_; }
+
+Tape* Tape::active() { return active_tape; }
+
+TapePause::TapePause() : paused_(std::exchange(active_tape, nullptr)) {}
+
+TapePause::~TapePause() { active_tape = paused_; }
+
+void Tape::backward(const Variable& loss) {
+  CLIP_CHECK(loss.shape() == Shape{}, "[backward] the loss must be a scalar, got ", loss.shape());
+  Backend& backend = loss.backend();
+  const Tensor one = loss.dtype() == DType::kF64 ? Tensor::from<double>(backend, {}, {1.0})
+                                                 : Tensor::from<float>(backend, {}, {1.0f});
+  backward({loss}, {one});
+}
+
+void Tape::backward(const std::vector<Variable>& outputs, const std::vector<Tensor>& gradients) {
+  CLIP_CHECK(outputs.size() == gradients.size(), "[backward] ", outputs.size(),
+             " outputs need as many gradients, got ", gradients.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    CLIP_CHECK(outputs[i].requires_grad(), "[backward] output ", i,
+               " does not depend on anything that wants a gradient");
+    CLIP_CHECK(has_shape(gradients[i], outputs[i].shape()), "[backward] gradient ", i, " must be ",
+               outputs[i].shape(), ", got ", gradients[i].shape());
+    outputs[i].accept_gradient(gradients[i]);
+  }
+  run();
+}
+
+void Tape::run() {
+  TapePause
+      pause;  // backward closures call ops of a backend, but nothing they do is to be recorded
+  while (!entries_.empty()) {
+    Entry entry = std::move(entries_.back());
+    entries_.pop_back();
+    std::vector<Tensor> gradients;
+    bool reached = false;
+    for (const Variable& output : entry.outputs) {
+      gradients.push_back(output.has_grad() ? output.grad() : Tensor());
+      reached = reached || output.has_grad();
+      output.clear_gradient();
+    }
+    if (reached) entry.backward(gradients);
+  }
+}
+
+std::vector<Variable> record(std::string_view op, std::vector<Tensor> ys,
+                             const std::vector<Variable>& inputs,
+                             std::function<void(const std::vector<Tensor>&)> backward) {
+  bool wanted = false;
+  for (const Variable& input : inputs) wanted = wanted || input.requires_grad();
+  wanted = wanted && active_tape != nullptr;
+  std::vector<Variable> outputs;
+  for (Tensor& y : ys) outputs.emplace_back(std::move(y), wanted);
+  if (!wanted) return outputs;
+  std::vector<Variable> gradients;
+  for (const Variable& output : outputs) gradients.push_back(output.gradient_only());
+  active_tape->entries_.push_back({op, std::move(gradients), std::move(backward)});
+  return outputs;
+}
+
+Variable record(std::string_view op, Tensor y, const std::vector<Variable>& inputs,
+                std::function<void(const Tensor&)> backward) {
+  std::vector<Tensor> ys = {std::move(y)};
+  return record(
+      op, std::move(ys), inputs,
+      [backward = std::move(backward)](const std::vector<Tensor>& dys) { backward(dys[0]); })[0];
+}
+
+}  // namespace clip
