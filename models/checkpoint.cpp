@@ -1,0 +1,284 @@
+#include "models/checkpoint.h"
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <system_error>
+
+#include "models/atomic_file.h"
+#include "models/safetensors.h"
+#include "models/strict_json.h"
+
+namespace clip {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kConfig = "open_clip_config.json";
+constexpr const char* kWeights = "open_clip_model.safetensors";
+constexpr const char* kTokenizer = "tokenizer.json";
+constexpr const char* kMerges = "merges.txt";  // folders from elsewhere may have only this
+constexpr const char* kTrainingState = "training_state.safetensors";
+constexpr const char* kFirstMoment = "first_moment/";
+constexpr const char* kSecondMoment = "second_moment/";
+constexpr int64_t kMaxConfigBytes = 1 << 20;
+
+std::string inside(const std::string& folder, const char* file) {
+  return (fs::path(folder) / file).string();
+}
+
+bool exists(const std::string& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+bool is_folder(const std::string& path) {
+  std::error_code error;
+  return fs::is_directory(path, error);
+}
+
+std::vector<int64_t> sizes_of(const Shape& shape) {
+  std::vector<int64_t> sizes;
+  for (int axis = 0; axis < shape.rank(); ++axis) sizes.push_back(shape[axis]);
+  return sizes;
+}
+
+SafetensorsItem item_of(const std::string& name, const Tensor& tensor) {
+  SafetensorsItem item{.name = name, .dtype = tensor.dtype(), .shape = sizes_of(tensor.shape())};
+  if (tensor.backend().device().kind == Device::Kind::kCpu) {
+    item.data = tensor.raw();
+  } else {
+    item.copy_to_host = [tensor](void* host) { tensor.copy_to_host(host); };
+  }
+  return item;
+}
+
+void write_weights(const std::string& path, ParameterList& parameters) {
+  std::vector<SafetensorsItem> items;
+  for (const Parameter& parameter : parameters.parameters())
+    items.push_back(item_of(parameter.name, ParameterList::view(parameters.values(), parameter)));
+  write_safetensors(path, items, {{"format", "pt"}});
+}
+
+void write_training_state(const std::string& path, ParameterList& parameters,
+                          const TrainingState& training) {
+  std::vector<SafetensorsItem> items;
+  for (const Parameter& parameter : parameters.parameters()) {
+    items.push_back(item_of(kFirstMoment + parameter.name,
+                            ParameterList::view(parameters.first_moments(), parameter)));
+    items.push_back(item_of(kSecondMoment + parameter.name,
+                            ParameterList::view(parameters.second_moments(), parameter)));
+  }
+  write_safetensors(path, items,
+                    {{"step", std::to_string(training.step)},
+                     {"optimizer_steps", std::to_string(training.optimizer_steps)},
+                     {"seed", std::to_string(training.seed)},
+                     {"options", training.options}});
+}
+
+// A wrong path must not cost somebody's folder: only a checkpoint or an empty folder is replaced.
+void check_replaceable(const std::string& folder) {
+  std::error_code error;
+  if (!exists(folder)) return;
+  CLIP_CHECK(is_folder(folder), "cannot save a checkpoint as ", folder, ": it is a file");
+  CLIP_CHECK(exists(inside(folder, kConfig)) || exists(inside(folder, kWeights)) ||
+                 fs::is_empty(folder, error),
+             "cannot save a checkpoint as ", folder, ": it is a folder without ", kConfig,
+             " that holds other things");
+}
+
+void make_parents(const std::string& folder) {
+  std::error_code error;
+  fs::path place = fs::absolute(folder, error).lexically_normal();
+  if (!place.has_filename()) place = place.parent_path();
+  fs::create_directories(place.parent_path(), error);
+  CLIP_CHECK(!error, "cannot create ", place.parent_path().string(),
+             " for a checkpoint: ", error.message());
+}
+
+// Errors name the folder asked for, not the temporary one.
+std::string replaced(std::string text, const std::string& what, const std::string& by) {
+  for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + by.size()))
+    text.replace(at, what.size(), by);
+  return text;
+}
+
+// A tensor of a file that is to fill a parameter; logit_scale may be [] or [1], as in open_clip.
+const SafetensorsEntry& matching_entry(const SafetensorsFile& file, const std::string& name,
+                                       const Shape& shape) {
+  const SafetensorsEntry* entry = file.find(name);
+  CLIP_CHECK(entry != nullptr, file.path(), ": tensor ", name, " is missing");
+  const bool is_scalar = shape.rank() == 0 && entry->shape == std::vector<int64_t>{1};
+  CLIP_CHECK(is_scalar || entry->shape == sizes_of(shape), file.path(), ": tensor ", name,
+             " must have shape ", shape, ", has ", shown(entry->shape));
+  file.check_float(*entry, name);
+  return *entry;
+}
+
+/// What a file's tensor is read into.
+struct Target {
+  std::string name;
+  Tensor tensor;
+};
+
+// Everything is checked before anything is read, so that a wrong file changes nothing.
+void read_all(const SafetensorsFile& file, const std::vector<Target>& targets) {
+  std::set<std::string> names;
+  for (const Target& target : targets) {
+    matching_entry(file, target.name, target.tensor.shape());
+    names.insert(target.name);
+  }
+  for (const auto& [name, entry] : file.entries())
+    CLIP_CHECK(names.contains(name), file.path(), ": tensor ", shown(name), " of shape ",
+               shown(entry.shape), " has no place in this model");
+  std::vector<std::byte> buffer;
+  for (const Target& target : targets) {
+    Tensor tensor = target.tensor;
+    const SafetensorsEntry& entry = matching_entry(file, target.name, tensor.shape());
+    if (tensor.backend().device().kind == Device::Kind::kCpu) {
+      file.read(entry, target.name, tensor.dtype(), tensor.raw());
+    } else {
+      buffer.resize(static_cast<size_t>(tensor.bytes()));
+      file.read(entry, target.name, tensor.dtype(), buffer.data());
+      tensor.copy_from_host(buffer.data());
+    }
+  }
+}
+
+template <class Number>
+Number number_in(const SafetensorsFile& file, const char* key) {
+  const auto found = file.metadata().find(key);
+  CLIP_CHECK(found != file.metadata().end(), file.path(), ": its metadata has no ", key);
+  const std::string& text = found->second;
+  Number number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  CLIP_CHECK(error == std::errc() && end == text.data() + text.size() && number >= 0, file.path(),
+             ": ", key, " in its metadata must be a whole number, got ", shown(text));
+  return number;
+}
+
+// The k of "step_<k>", or -1.
+int64_t step_of(const std::string& name) {
+  constexpr std::string_view kPrefix = "step_";
+  if (!name.starts_with(kPrefix)) return -1;
+  int64_t step = -1;
+  const char* end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
+  return error == std::errc() && stop == end ? step : -1;
+}
+
+// Headers and sizes are looked at, not the numbers: enough to tell a file that was cut short.
+bool is_whole(const std::string& folder) {
+  try {
+    load_config(folder);
+    SafetensorsFile weights(inside(folder, kWeights));
+    if (exists(inside(folder, kTrainingState)))
+      SafetensorsFile state(inside(folder, kTrainingState));
+    return exists(inside(folder, kTokenizer));
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+std::optional<std::string> newest_within(const std::string& folder) {
+  std::vector<std::pair<int64_t, std::string>> steps;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const int64_t step = step_of(entry->path().filename().string());
+    if (step >= 0) steps.emplace_back(step, entry->path().string());
+  }
+  std::sort(steps.rbegin(), steps.rend());
+  for (const auto& [step, path] : steps)
+    if (is_whole(path)) return path;
+  return {};
+}
+
+}  // namespace
+
+void save_checkpoint(const std::string& folder, const ClipConfig& config, ParameterList& parameters,
+                     const Tokenizer& tokenizer, const TrainingState* training) {
+  config.check();
+  CLIP_CHECK(training == nullptr || parameters.has_training_state(),
+             "[save_checkpoint] a training state needs parameters with moments");
+  CLIP_CHECK(tokenizer.vocab_size() <= config.text.vocab_size, "cannot save ", folder,
+             ": the tokenizer has ", tokenizer.vocab_size(), " ids, text_cfg.vocab_size is ",
+             config.text.vocab_size);
+  check_replaceable(folder);
+  make_parents(folder);
+  AtomicFolder result(folder);
+  const auto place = [&](const char* file) { return inside(result.temporary(), file); };
+  try {
+    write_file(place(kConfig), to_json(config));
+    tokenizer.save(place(kTokenizer));  // and the tokenizer_config.json that open_clip wants
+    write_weights(place(kWeights), parameters);
+    if (training != nullptr) write_training_state(place(kTrainingState), parameters, *training);
+  } catch (const Error& error) {
+    throw Error(replaced(error.what(), result.temporary(), folder));
+  }
+  result.commit();
+}
+
+std::optional<std::string> newest_checkpoint(const std::string& run_folder) {
+  return newest_within(inside(run_folder, "checkpoints"));
+}
+
+std::string find_checkpoint(const std::string& path) {
+  CLIP_CHECK(exists(path), "there is no checkpoint or run ", path);
+  CLIP_CHECK(is_folder(path), path, " is a file; a checkpoint is a folder with ", kConfig, " and ",
+             kWeights);
+  if (exists(inside(path, kConfig))) return path;
+  if (auto newest = newest_checkpoint(path)) return *newest;
+  if (auto newest = newest_within(path)) return *newest;
+  throw Error(concat(path, " is neither a checkpoint (no ", kConfig,
+                     " in it) nor a run with a whole checkpoint (no checkpoints/step_<k>)"));
+}
+
+ClipConfig load_config(const std::string& checkpoint) {
+  const std::string path = inside(checkpoint, kConfig);
+  return config_from_json(read_file(path, kMaxConfigBytes), path);
+}
+
+Tokenizer load_tokenizer(const std::string& checkpoint) {
+  const std::string path = inside(checkpoint, kTokenizer);
+  const std::string merges = inside(checkpoint, kMerges);
+  if (exists(path)) return Tokenizer::load(path);
+  CLIP_CHECK(exists(merges), checkpoint, " holds no tokenizer: neither ", kTokenizer, " nor ",
+             kMerges);
+  return Tokenizer::load(merges);
+}
+
+void load_parameters(const std::string& checkpoint, ParameterList& parameters) {
+  std::vector<Target> targets;
+  for (const Parameter& parameter : parameters.parameters())
+    targets.push_back({parameter.name, ParameterList::view(parameters.values(), parameter)});
+  read_all(SafetensorsFile(inside(checkpoint, kWeights)), targets);
+}
+
+TrainingState load_training_state(const std::string& checkpoint, ParameterList& parameters) {
+  const std::string path = inside(checkpoint, kTrainingState);
+  CLIP_CHECK(exists(path), checkpoint, " holds weights only: training cannot go on without ",
+             kTrainingState);
+  CLIP_CHECK(parameters.has_training_state(),
+             "[load_training_state] the parameters have no moments to load into");
+  const SafetensorsFile file(path);
+  TrainingState training;
+  training.step = number_in<int64_t>(file, "step");
+  training.optimizer_steps = number_in<int64_t>(file, "optimizer_steps");
+  training.seed = number_in<uint64_t>(file, "seed");
+  const auto options = file.metadata().find("options");
+  if (options != file.metadata().end()) training.options = options->second;
+  std::vector<Target> targets;
+  for (const Parameter& parameter : parameters.parameters()) {
+    targets.push_back({kFirstMoment + parameter.name,
+                       ParameterList::view(parameters.first_moments(), parameter)});
+    targets.push_back({kSecondMoment + parameter.name,
+                       ParameterList::view(parameters.second_moments(), parameter)});
+  }
+  read_all(file, targets);
+  return training;
+}
+
+}  // namespace clip

@@ -1,0 +1,70 @@
+// What a CLIP model is made of. Names are those of open_clip's configuration files.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/backend.h"
+
+namespace clip {
+
+struct VisionConfig {
+  int64_t image_size = 224;
+  int64_t patch_size = 32;
+  int64_t width = 768;
+  int64_t layers = 12;
+  int64_t head_width = 64;
+  double mlp_ratio = 4.0;
+
+  int64_t heads() const { return width / head_width; }
+  int64_t mlp_width() const;  ///< mlp_ratio * width, cut to a whole number as open_clip does
+  int64_t patches() const { return (image_size / patch_size) * (image_size / patch_size); }
+};
+
+struct TextConfig {
+  int64_t context_length = 77;
+  int64_t vocab_size = 49408;
+  int64_t width = 512;
+  int64_t heads = 8;
+  int64_t layers = 12;
+  double mlp_ratio = 4.0;
+
+  int64_t mlp_width() const;
+};
+
+struct ClipConfig {
+  int64_t embed_dim = 512;
+  Gelu gelu = Gelu::kQuick;
+  VisionConfig vision;
+  TextConfig text;
+
+  /// throws clip::Error that names the field if a size is not positive, is absurdly large, or does
+  /// not fit another (heads, patches)
+  void check() const;
+};
+
+/// A model by name. Names and sizes are open_clip's, where "ViT-B-32" computes exact GELU and
+/// "ViT-B-32-quickgelu" the QuickGELU of OpenAI's own weights; likewise ViT-B-16, ViT-L-14 and
+/// ViT-L-14-336. ViT-S, ViT-M, ViT-H, ViT-g and ViT-bigG are LAION's. "tiny" and "emoji" are ours,
+/// for the CPU. throws clip::UsageError that lists the names if there is none
+ClipConfig preset(const std::string& name);
+std::vector<std::string> preset_names();  ///< smallest first
+
+/// open_clip_config.json: {"model_cfg": {...}, "preprocess_cfg": {...}}. The activation is always
+/// written.
+std::string to_json(const ClipConfig& config);
+
+/// Reads open_clip_config.json, or one of open_clip's model_configs (the inside of "model_cfg").
+/// Absent fields have open_clip's defaults. A field that asks for another architecture or other
+/// pixels than ours is refused, and so is one that is not known at all, unless it is null;
+/// config_json.cpp lists what is accepted. throws clip::Error that names `origin`, the field and
+/// its value
+ClipConfig config_from_json(const std::string& json, const std::string& origin);
+
+/// CLIP's pixel statistics, in units of 1.
+inline constexpr std::array<float, 3> kPixelMean = {0.48145466f, 0.4578275f, 0.40821073f};
+inline constexpr std::array<float, 3> kPixelStd = {0.26862954f, 0.26130258f, 0.27577711f};
+
+}  // namespace clip

@@ -1,0 +1,269 @@
+// open_clip_config.json, written and read.
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "engine/check.h"
+#include "models/config.h"
+#include "models/strict_json.h"
+
+namespace clip {
+
+using nlohmann::json;
+
+namespace {
+
+// The digits that other programs write, whose nearest floats are ours.
+using Triple = std::array<double, 3>;
+constexpr Triple kMean = {0.48145466, 0.4578275, 0.40821073};
+constexpr Triple kDeviation = {0.26862954, 0.26130258, 0.27577711};
+
+constexpr bool are_floats_of(const std::array<float, 3>& floats, const Triple& digits) {
+  for (size_t i = 0; i < floats.size(); ++i)
+    if (floats[i] != static_cast<float>(digits[i])) return false;
+  return true;
+}
+static_assert(are_floats_of(kPixelMean, kMean) && are_floats_of(kPixelStd, kDeviation));
+
+}  // namespace
+
+std::string to_json(const ClipConfig& config) {
+  using ordered = nlohmann::ordered_json;
+  const VisionConfig& vision = config.vision;
+  const TextConfig& text = config.text;
+  ordered vision_cfg = {{"image_size", vision.image_size}, {"layers", vision.layers},
+                        {"width", vision.width},           {"head_width", vision.head_width},
+                        {"patch_size", vision.patch_size}, {"mlp_ratio", vision.mlp_ratio}};
+  // Without a name open_clip takes OpenAI's vocabulary; with any name, and a local folder, it takes
+  // the folder's tokenizer.json. "." says so.
+  ordered text_cfg = {{"context_length", text.context_length},
+                      {"vocab_size", text.vocab_size},
+                      {"hf_tokenizer_name", "."},
+                      {"tokenizer_kwargs", ordered::object({{"clean", "lower"}})},
+                      {"width", text.width},
+                      {"heads", text.heads},
+                      {"layers", text.layers},
+                      {"mlp_ratio", text.mlp_ratio}};
+  ordered whole = {{"model_cfg",
+                    {{"embed_dim", config.embed_dim},
+                     {"quick_gelu", config.gelu == Gelu::kQuick},
+                     {"vision_cfg", vision_cfg},
+                     {"text_cfg", text_cfg}}},
+                   {"preprocess_cfg",
+                    {{"size", vision.image_size},
+                     {"mode", "RGB"},
+                     {"mean", kMean},
+                     {"std", kDeviation},
+                     {"interpolation", "bicubic"},
+                     {"resize_mode", "shortest"},
+                     {"fill_color", 0}}}};
+  return whole.dump(2) + "\n";
+}
+
+namespace {
+
+/// One object of the file, whose fields are taken one by one; what is left at the end is refused.
+class Fields {
+ public:
+  Fields(const json& object, std::string name, const std::string& origin)
+      : object_(object), name_(std::move(name)), origin_(origin) {
+    if (!object_.is_object()) fail(name_, "must be an object", object_);
+  }
+
+  int64_t size(const char* field, int64_t absent) {
+    const json* value = take(field);
+    return value == nullptr ? absent : whole_number(field, *value);
+  }
+
+  int64_t required_size(const char* field) {
+    const json* value = take(field);
+    CLIP_CHECK(value != nullptr, origin_, ": ", path(field), " is missing");
+    return whole_number(field, *value);
+  }
+
+  /// 224 or [224, 224]
+  int64_t side(const char* field, int64_t absent) {
+    const json* value = take(field);
+    if (value == nullptr) return absent;
+    if (!value->is_array()) return whole_number(field, *value);
+    if (value->size() != 2 || (*value)[0] != (*value)[1])
+      fail(path(field), "must be the side of a square", *value);
+    return whole_number(field, (*value)[0]);
+  }
+
+  double number(const char* field, double absent) {
+    const json* value = take(field);
+    if (value == nullptr) return absent;
+    if (!value->is_number()) fail(path(field), "must be a number", *value);
+    return value->get<double>();
+  }
+
+  bool flag(const char* field, bool absent) {
+    const json* value = take(field);
+    if (value == nullptr) return absent;
+    if (!value->is_boolean()) fail(path(field), "must be true or false", *value);
+    return value->get<bool>();
+  }
+
+  json object(const char* field) {
+    const json* value = take(field);
+    CLIP_CHECK(value != nullptr, origin_, ": ", path(field), " is missing");
+    return *value;
+  }
+
+  /// Fields that ask for something we do not compute, unless they have one of these values.
+  void only(const std::vector<const char*>& fields, const std::vector<json>& accepted) {
+    for (const char* field : fields) {
+      const json* value = take(field);
+      if (value == nullptr || value->is_null()) continue;
+      if (std::find(accepted.begin(), accepted.end(), *value) != accepted.end()) continue;
+      fail(path(field), "is supported as " + shown(accepted.front()) + " only", *value);
+    }
+  }
+
+  /// Fields without effect on what is computed here.
+  void ignore(const std::vector<const char*>& fields) {
+    for (const char* field : fields) take(field);
+  }
+
+  void refuse_others() const {
+    for (const auto& [field, value] : object_.items())
+      if (!taken_.contains(field) && !value.is_null())
+        fail(name_ + "." + field, "is not known here, so the model may not be what it seems",
+             value);
+  }
+
+ private:
+  std::string path(const std::string& field) const { return name_ + "." + field; }
+
+  const json* take(const char* field) {
+    taken_.insert(field);
+    const auto found = object_.find(field);
+    return found == object_.end() ? nullptr : &*found;
+  }
+
+  int64_t whole_number(const char* field, const json& value) const {
+    if (value.is_array())
+      fail(path(field), "must be one whole number (of a ViT; ResNets are not supported)", value);
+    if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{1} << 62)
+      fail(path(field), "must be a whole number", value);
+    return value.get<int64_t>();
+  }
+
+  [[noreturn]] void fail(const std::string& field, const std::string& problem,
+                         const json& value) const {
+    throw Error(concat(origin_, ": ", field, " ", problem, ", got ", shown(value)));
+  }
+
+  const json& object_;
+  std::string name_;
+  const std::string& origin_;
+  std::set<std::string> taken_;
+};
+
+// What both towers of open_clip may have and ours have not.
+void refuse_other_blocks(Fields& tower) {
+  tower.only({"ls_init_value"}, {json()});
+  tower.only({"act_kwargs", "norm_kwargs"}, {json::object()});
+  tower.only({"block_type"}, {"default"});
+  tower.only({"qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn",
+              "scale_fc", "final_ln_after_pool"},
+             {false});
+  tower.ignore({"output_tokens"});
+}
+
+VisionConfig read_vision(const json& object, const std::string& origin) {
+  Fields tower(object, "vision_cfg", origin);
+  tower.only({"timm_model_name"}, {json(), ""});
+  VisionConfig vision;
+  vision.layers = tower.size("layers", 12);
+  vision.image_size = tower.side("image_size", 224);
+  vision.patch_size = tower.side("patch_size", 16);
+  vision.width = tower.size("width", 768);
+  vision.head_width = tower.size("head_width", 64);
+  vision.mlp_ratio = tower.number("mlp_ratio", 4.0);
+  refuse_other_blocks(tower);
+  tower.only({"attentional_pool", "no_ln_pre"}, {false});
+  tower.only({"pool_type"}, {"tok"});
+  tower.only({"pos_embed_type"}, {"learnable"});
+  // Patch dropout acts in open_clip's training only; the others need a pooler or a timm model.
+  tower.ignore({"patch_dropout", "attn_pooler_queries", "attn_pooler_heads",
+                "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias", "timm_drop",
+                "timm_drop_path"});
+  tower.refuse_others();
+  return vision;
+}
+
+TextConfig read_text(const json& object, const std::string& origin) {
+  Fields tower(object, "text_cfg", origin);
+  tower.only({"hf_model_name"}, {json(), ""});
+  TextConfig text;
+  text.context_length = tower.size("context_length", 77);
+  text.vocab_size = tower.size("vocab_size", 49408);
+  text.width = tower.size("width", 512);
+  text.heads = tower.size("heads", 8);
+  text.layers = tower.size("layers", 12);
+  text.mlp_ratio = tower.number("mlp_ratio", 4.0);
+  refuse_other_blocks(tower);
+  tower.only({"embed_cls", "no_causal_mask", "proj_bias"}, {false});
+  tower.only({"pool_type"}, {"argmax"});
+  tower.only({"proj_type"}, {"linear"});
+  tower.only({"tokenizer_mode"}, {""});
+  tower.only({"tokenizer_kwargs"}, {json::object({{"clean", "lower"}}),
+                                    json::object({{"clean", "whitespace"}}), json::object()});
+  // Ids of a pad or end-of-text token are the tokenizer's affair: with argmax pooling and a causal
+  // mask they do not matter. The others need a Hugging Face tower.
+  tower.ignore({"hf_tokenizer_name", "pad_id", "eos_id", "hf_model_pretrained", "hf_proj_type",
+                "hf_pooler_type"});
+  tower.refuse_others();
+  return text;
+}
+
+void check_pixels(const json& object, const std::string& origin) {
+  Fields pixels(object, "preprocess_cfg", origin);
+  const auto is_near = [](const json& given, const Triple& ours) {
+    if (!given.is_array() || given.size() != ours.size()) return false;
+    for (size_t i = 0; i < ours.size(); ++i)
+      if (!given[i].is_number() || std::abs(given[i].get<double>() - ours[i]) > 1e-4) return false;
+    return true;
+  };
+  for (const auto& [field, ours] :
+       std::map<std::string, Triple>{{"mean", kMean}, {"std", kDeviation}})
+    if (object.contains(field) && !is_near(object[field], ours))
+      throw Error(concat(origin, ": preprocess_cfg.", field, " is supported as CLIP's ",
+                         shown(ours), " only, got ", shown(object[field])));
+  pixels.only({"mode"}, {"RGB"});
+  pixels.only({"interpolation"}, {"bicubic"});
+  pixels.only({"resize_mode"}, {"shortest"});
+}
+
+}  // namespace
+
+ClipConfig config_from_json(const std::string& text, const std::string& origin) {
+  const json whole = parse_json(text, origin);
+  CLIP_CHECK(whole.is_object(), origin, ": must hold an object, got ", shown(whole));
+  const json model_object = whole.contains("model_cfg") ? whole["model_cfg"] : whole;
+  Fields model(model_object, "model_cfg", origin);
+  ClipConfig config;
+  config.embed_dim = model.required_size("embed_dim");
+  config.gelu = model.flag("quick_gelu", false) ? Gelu::kQuick : Gelu::kErf;
+  const json vision = model.object("vision_cfg"), text_tower = model.object("text_cfg");
+  config.vision = read_vision(vision, origin);
+  config.text = read_text(text_tower, origin);
+  model.only({"custom_text"}, {false});
+  model.only({"multimodal_cfg", "init_logit_bias"}, {json()});
+  model.ignore({"init_logit_scale", "nonscalar_logit_scale", "output_dict", "preprocess_cfg"});
+  model.refuse_others();
+  if (whole.contains("preprocess_cfg") && !whole["preprocess_cfg"].is_null())
+    check_pixels(whole["preprocess_cfg"], origin);
+  try {
+    config.check();
+  } catch (const Error& error) {
+    throw Error(concat(origin, ": ", error.what()));
+  }
+  return config;
+}
+
+}  // namespace clip

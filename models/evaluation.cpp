@@ -1,0 +1,168 @@
+#include "models/evaluation.h"
+
+#include <algorithm>
+#include <set>
+
+namespace clip {
+namespace {
+
+constexpr int64_t kCounts = 3, kSizes = 2;
+
+/// A caption of any scene, encoded once: candidates are numbered by (count, size, object, color).
+int64_t candidate(const EmojiScenes& scenes, const Scene& scene) {
+  return ((scene.count * kSizes + scene.size) * scenes.object_count() + scene.object) *
+             scenes.color_count() +
+         scene.color;
+}
+
+Tensor candidate_features(const Clip& clip, const Tokenizer& tokenizer, const EmojiScenes& scenes) {
+  std::vector<std::string> captions;
+  for (int64_t count = 0; count < kCounts; ++count)
+    for (int64_t size = 0; size < kSizes; ++size)
+      for (std::string& caption : scenes.candidate_captions(count, size))
+        captions.push_back(std::move(caption));
+  return text_features(clip, tokenizer, captions);
+}
+
+/// Scenes of one split with the cosines of each with every candidate.
+struct Asked {
+  std::vector<Scene> scenes;
+  Tensor features;    // [N, E]
+  Tensor similarity;  // [N, candidates]
+};
+
+Asked ask(const Clip& clip, const EmojiScenes& scenes, const Tensor& candidates, SceneSplit split,
+          int64_t count) {
+  Asked asked;
+  for (int64_t i = 0; i < count; ++i) asked.scenes.push_back(scenes.scene(split, i));
+  const uint64_t stream = static_cast<uint64_t>(split) << 32;
+  asked.features = image_features(clip, count, [&](int64_t i) {
+    return scenes.draw(asked.scenes[static_cast<size_t>(i)], 0, stream + static_cast<uint64_t>(i));
+  });
+  asked.similarity = cosines(asked.features, candidates);
+  return asked;
+}
+
+/// Is the scene's own caption nearer than that of every other scene in `others`?
+template <class ForEachOther>
+bool named_right(const EmojiScenes& scenes, const float* row, const Scene& truth,
+                 const ForEachOther& for_each_other) {
+  const float own = row[candidate(scenes, truth)];
+  bool right = true;
+  for_each_other([&](const Scene& other) {
+    right = right && (other == truth || row[candidate(scenes, other)] < own);
+  });
+  return right;
+}
+
+/// The proportion named right when `vary(truth, visit)` lists the captions in question.
+template <class Vary>
+Proportion proportion_of(const EmojiScenes& scenes, const Asked& asked, const Vary& vary) {
+  Proportion result;
+  for (size_t i = 0; i < asked.scenes.size(); ++i) {
+    const float* row =
+        asked.similarity.data<float>() + static_cast<int64_t>(i) * asked.similarity.size(1);
+    const Scene& truth = asked.scenes[i];
+    result.count(named_right(scenes, row, truth, [&](const auto& visit) { vary(truth, visit); }));
+  }
+  return result;
+}
+
+/// Lists `truth` with one of its words replaced by each of `values`.
+auto vary_word(int64_t Scene::*word, int64_t values) {
+  return [=](const Scene& truth, const auto& visit) {
+    for (int64_t value = 0; value < values; ++value) {
+      Scene other = truth;
+      other.*word = value;
+      visit(other);
+    }
+  };
+}
+
+/// The first scene of each caption, and that caption's features.
+Retrieval retrieval_of(const EmojiScenes& scenes, const Asked& asked, const Tensor& candidates) {
+  std::set<int64_t> used;
+  std::vector<int64_t> images, texts;
+  for (size_t i = 0; i < asked.scenes.size(); ++i) {
+    const int64_t caption = candidate(scenes, asked.scenes[i]);
+    if (!used.insert(caption).second) continue;
+    images.push_back(static_cast<int64_t>(i));
+    texts.push_back(caption);
+  }
+  const auto rows_of = [](const Tensor& x, const std::vector<int64_t>& rows) {
+    Tensor picked =
+        Tensor::empty(cpu_backend(), {static_cast<int64_t>(rows.size()), x.width()}, x.dtype());
+    for (size_t i = 0; i < rows.size(); ++i)
+      std::copy_n(x.data<float>() + rows[i] * x.width(), x.width(),
+                  picked.data<float>() + static_cast<int64_t>(i) * x.width());
+    return picked;
+  };
+  return retrieve(rows_of(asked.features, images), rows_of(candidates, texts));
+}
+
+}  // namespace
+
+Retrieval retrieve(const Tensor& images, const Tensor& texts) {
+  const Tensor similarity = cosines(images, texts);
+  const int64_t count = similarity.size(0);
+  const float* s = similarity.data<float>();
+  Retrieval result;
+  for (int64_t i = 0; i < count; ++i) {
+    bool text_first = true, image_first = true;
+    for (int64_t j = 0; j < count; ++j) {
+      if (j == i) continue;
+      text_first = text_first && s[i * count + j] < s[i * count + i];
+      image_first = image_first && s[j * count + i] < s[i * count + i];
+    }
+    result.text_of_image.count(text_first);
+    result.image_of_text.count(image_first);
+  }
+  return result;
+}
+
+SceneReport evaluate_scenes(const Clip& clip, const Tokenizer& tokenizer, const EmojiScenes& scenes,
+                            int64_t scenes_per_split) {
+  const Tensor candidates = candidate_features(clip, tokenizer, scenes);
+  const int64_t objects = scenes.object_count(), colors = scenes.color_count();
+  const auto vary_cell = [&](const Scene& truth, const auto& visit) {
+    for (int64_t object = 0; object < objects; ++object)
+      for (int64_t color = 0; color < colors; ++color)
+        visit(Scene{object, color, truth.count, truth.size});
+  };
+  const auto asked = [&](SceneSplit split) {
+    return ask(clip, scenes, candidates, split, scenes_per_split);
+  };
+  SceneReport report;
+  report.chance = 1.0 / static_cast<double>(objects * colors);
+  report.seen = proportion_of(scenes, asked(SceneSplit::kSeen), vary_cell);
+  report.unseen_objects = proportion_of(scenes, asked(SceneSplit::kUnseenObjects), vary_cell);
+  const Asked unseen = asked(SceneSplit::kUnseenCells);
+  report.unseen_cells = proportion_of(scenes, unseen, vary_cell);
+  report.object = proportion_of(scenes, unseen, vary_word(&Scene::object, objects));
+  report.color = proportion_of(scenes, unseen, vary_word(&Scene::color, colors));
+  report.size = proportion_of(scenes, unseen, vary_word(&Scene::size, kSizes));
+  report.count = proportion_of(scenes, unseen, vary_word(&Scene::count, kCounts));
+  report.retrieval = retrieval_of(scenes, unseen, candidates);
+  return report;
+}
+
+Retrieval evaluate_retrieval(const Clip& clip, const Tokenizer& tokenizer, const Dataset& dataset,
+                             int64_t limit) {
+  std::vector<Image> images;
+  std::vector<std::string> captions;
+  for (int64_t i = 0; i < std::min(limit, dataset.size()); ++i) {
+    try {
+      Sample sample = dataset.get(i, 0);
+      images.push_back(resize_and_center_crop(sample.image, clip.config.vision.image_size));
+      captions.push_back(std::move(sample.caption));
+    } catch (const BrokenSample&) {
+      continue;
+    }
+  }
+  CLIP_CHECK(!images.empty(), "none of the pictures of ", dataset.describe(), " can be read");
+  const Tensor features = image_features(clip, static_cast<int64_t>(images.size()),
+                                         [&](int64_t i) { return images[static_cast<size_t>(i)]; });
+  return retrieve(features, text_features(clip, tokenizer, captions));
+}
+
+}  // namespace clip

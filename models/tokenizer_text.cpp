@@ -1,0 +1,300 @@
+#include "models/tokenizer_text.h"
+
+#include <unicode/bytestream.h>
+#include <unicode/locid.h>
+#include <unicode/normalizer2.h>
+#include <unicode/uchar.h>
+
+#include "engine/check.h"
+
+namespace clip {
+namespace {
+
+// --- Cleaning -----------------------------------------------------------------------------------
+
+const icu::Normalizer2& nfc() {
+  UErrorCode status = U_ZERO_ERROR;
+  const icu::Normalizer2* normalizer = icu::Normalizer2::getNFCInstance(status);
+  CLIP_CHECK(U_SUCCESS(status), "[tokenizer] ICU has no NFC data: ", u_errorName(status));
+  return *normalizer;
+}
+
+const icu::Normalizer2& nfkc() {
+  UErrorCode status = U_ZERO_ERROR;
+  const icu::Normalizer2* normalizer = icu::Normalizer2::getNFKCInstance(status);
+  CLIP_CHECK(U_SUCCESS(status), "[tokenizer] ICU has no NFKC data: ", u_errorName(status));
+  return *normalizer;
+}
+
+icu::UnicodeString normalized(const icu::Normalizer2& normalizer, const icu::UnicodeString& text) {
+  UErrorCode status = U_ZERO_ERROR;
+  icu::UnicodeString out = normalizer.normalize(text, status);
+  CLIP_CHECK(U_SUCCESS(status), "[tokenizer] ICU cannot normalise: ", u_errorName(status));
+  return out;
+}
+
+bool is_latin_ligature(UChar32 c) {
+  return c == 0x132 || c == 0x133 || c == 0x149 || (c >= 0x1c4 && c <= 0x1cc) ||
+         (c >= 0x1f1 && c <= 0x1f3) || (c >= 0xfb00 && c <= 0xfb06);
+}
+
+bool is_unwanted_control(UChar32 c) {
+  return (c < 0x20 && c != '\t' && c != '\n' && c != '\f' && c != '\r') || c == 0x7f ||
+         (c >= 0x206a && c <= 0x206f) || c == 0xfeff || (c >= 0xfff9 && c <= 0xfffc);
+}
+
+/// Length of a terminal's colour code (ESC [ numbers letter) at `at`, else 0.
+int32_t terminal_escape_length(const icu::UnicodeString& text, int32_t at) {
+  if (text.charAt(at) != 0x1b || text.charAt(at + 1) != '[') return 0;
+  int32_t end = at + 2;
+  while (u_isdigit(text.charAt(end)) || text.charAt(end) == ';') ++end;
+  const char16_t last = text.charAt(end) | 0x20;
+  return last >= 'a' && last <= 'z' ? end + 1 - at : 0;
+}
+
+/// ftfy's repair of single characters.
+void append_repaired(icu::UnicodeString& out, UChar32 c) {
+  if (c >= 0x80 && c <= 0x9f) c = windows_1252(c);
+  if (c < 0x80) {
+    if (!is_unwanted_control(c)) out.append(c);
+  } else if (is_latin_ligature(c)) {
+    // ŉ and ſt are kept in two characters of which one is not plain: as ftfy has it.
+    if (c == 0x149) {
+      out.append(UChar32{0x2bc}).append(u'n');
+    } else if (c == 0xfb05) {
+      out.append(UChar32{0x17f}).append(u't');
+    } else {
+      out.append(normalized(nfkc(), icu::UnicodeString(c)));
+    }
+  } else if (c == 0x3000 || (c >= 0xff01 && c < 0xfff0)) {
+    out.append(normalized(nfkc(), icu::UnicodeString(c)));
+  } else if (c == 0x2bc || (c >= 0x2018 && c <= 0x201b)) {
+    out.append(u'\'');
+  } else if (c >= 0x201c && c <= 0x201f) {
+    out.append(u'"');
+  } else if (!is_unwanted_control(c)) {
+    out.append(c);
+  }
+}
+
+icu::UnicodeString repair_characters(const icu::UnicodeString& text) {
+  icu::UnicodeString out;
+  for (int32_t at = 0; at < text.length();) {
+    if (const int32_t escape = terminal_escape_length(text, at); escape > 0) {
+      at += escape;
+      continue;
+    }
+    const UChar32 c = text.char32At(at);
+    append_repaired(out, c);
+    at += U16_LENGTH(c);
+  }
+  return out;
+}
+
+/// Repeats the repairs until nothing changes: what one of them uncovers another may mend.
+icu::UnicodeString repair_line(icu::UnicodeString line, bool unescape) {
+  // References nested deeper than this are no caption, and a megabyte of "&amp;amp;..." would take
+  // hours.
+  constexpr int kMostPasses = 16;
+  for (int pass = 0; pass < kMostPasses; ++pass) {
+    icu::UnicodeString repaired = unescape ? unescape_html(line, References::kUnmistaken) : line;
+    repaired = normalized(nfc(), repair_characters(repaired));
+    if (repaired == line) break;
+    line = repaired;
+  }
+  return line;
+}
+
+icu::UnicodeString repair(const icu::UnicodeString& text) {
+  icu::UnicodeString out;
+  bool unescape = true;  // as ftfy: from a line with "<" on, the text may be HTML on purpose
+  for (int32_t begin = 0; begin < text.length();) {
+    const int32_t line_break = text.indexOf(u'\n', begin);
+    const int32_t end = line_break < 0 ? text.length() : line_break + 1;
+    const icu::UnicodeString line(text, begin, end - begin);
+    if (line.indexOf(u'<') >= 0) unescape = false;
+    out.append(repair_line(line, unescape));
+    begin = end;
+  }
+  return out;
+}
+
+icu::UnicodeString collapse_white_space(const icu::UnicodeString& text) {
+  icu::UnicodeString out;
+  bool space = false;
+  for (int32_t at = 0; at < text.length();) {
+    const UChar32 c = text.char32At(at);
+    at += U16_LENGTH(c);
+    if (u_isUWhiteSpace(c)) {
+      space = true;
+      continue;
+    }
+    if (space && !out.isEmpty()) out.append(u' ');
+    space = false;
+    out.append(c);
+  }
+  return out;
+}
+
+/// Most captions need neither repair nor ICU: printable ASCII without "&". False if this one does.
+bool clean_plain_ascii(std::string_view text, std::string& out) {
+  bool space = false;
+  for (const char c : text) {
+    if (c == ' ' || c == '\t' || c == '\n' || c == '\r') {
+      space = true;
+      continue;
+    }
+    if (c <= ' ' || c == 0x7f || c == '&') return false;  // c < 0: not ASCII
+    if (space && !out.empty()) out.push_back(' ');
+    space = false;
+    out.push_back(c >= 'A' && c <= 'Z' ? static_cast<char>(c + 'a' - 'A') : c);
+  }
+  return true;
+}
+
+// --- The pattern --------------------------------------------------------------------------------
+
+enum class Kind { kSpace, kLetter, kNumber, kOther };
+
+struct Character {
+  Kind kind;
+  size_t bytes;
+};
+
+Kind kind_of(UChar32 c) {
+  const uint32_t category = U_GET_GC_MASK(c);
+  if (category & U_GC_L_MASK) return Kind::kLetter;
+  if (category & U_GC_N_MASK) return Kind::kNumber;
+  if (u_isUWhiteSpace(c)) return Kind::kSpace;
+  // The pattern ignores case, and this combining iota's capital is a letter: neither \p{L} nor its
+  // complement match it, so it is skipped as white space is.
+  return c == 0x345 ? Kind::kSpace : Kind::kOther;
+}
+
+/// The character at `at`; bytes that are no UTF-8 count one by one as kOther.
+Character character_at(std::string_view text, size_t at) {
+  const auto byte = [&](size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
+  };
+  const auto tail = [&](size_t i) { return static_cast<UChar32>(byte(i) & 0x3f); };
+  const UChar32 lead = static_cast<UChar32>(byte(at));
+  if (lead < 0x80) return {kind_of(lead), 1};
+  if (lead < 0xc0 || at + (lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : 3) >= text.size()) {
+    return {Kind::kOther, 1};
+  }
+  if (lead < 0xe0) return {kind_of((lead & 0x1f) << 6 | tail(at + 1)), 2};
+  if (lead < 0xf0) return {kind_of((lead & 0xf) << 12 | tail(at + 1) << 6 | tail(at + 2)), 3};
+  return {kind_of((lead & 7) << 18 | tail(at + 1) << 12 | tail(at + 2) << 6 | tail(at + 3)), 4};
+}
+
+/// End of the run of characters of this kind that begins at `at`.
+size_t run_end(std::string_view text, size_t at, Kind kind) {
+  while (at < text.size()) {
+    const Character character = character_at(text, at);
+    if (character.kind != kind) break;
+    at += character.bytes;
+  }
+  return at;
+}
+
+constexpr std::string_view kLongS = "\u017f";  // a small letter, yet equal to "s" ignoring case
+
+/// Bytes of `text` that match `lower` ignoring case, else 0. `text` is lower case already, so only
+/// the long s is left to be ignored.
+size_t matches(std::string_view text, std::string_view lower) {
+  size_t at = 0;
+  for (const char c : lower) {
+    if (at < text.size() && text[at] == c) {
+      ++at;
+    } else if (c == 's' && text.substr(at, kLongS.size()) == kLongS) {
+      at += kLongS.size();
+    } else {
+      return 0;
+    }
+  }
+  return at;
+}
+
+/// Bytes of the special token or contraction that `text` begins with, else 0.
+size_t literal_length(std::string_view text) {
+  if (text[0] == '<') {
+    const size_t start = matches(text, kStartOfText);
+    return start > 0 ? start : matches(text, kEndOfText);
+  }
+  if (text[0] != '\'') return 0;
+  for (const std::string_view contraction : {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"}) {
+    if (const size_t length = matches(text, contraction); length > 0) return length;
+  }
+  return 0;
+}
+
+}  // namespace
+
+const std::array<uint8_t, 256>& bytes_in_id_order() {
+  static const std::array<uint8_t, 256> bytes = [] {
+    const auto prints = [](int b) {
+      return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xff && b != 0xad);
+    };
+    std::array<uint8_t, 256> order{};
+    size_t next = 0;
+    for (int b = 0; b < 256; ++b) {
+      if (prints(b)) order[next++] = static_cast<uint8_t>(b);
+    }
+    for (int b = 0; b < 256; ++b) {
+      if (!prints(b)) order[next++] = static_cast<uint8_t>(b);
+    }
+    return order;
+  }();
+  return bytes;
+}
+
+std::string byte_letter(int32_t id) {
+  constexpr int32_t kPrinting = 188;
+  const UChar32 letter =
+      id < kPrinting ? bytes_in_id_order()[static_cast<size_t>(id)] : 0x100 + id - kPrinting;
+  std::string utf8;
+  return icu::UnicodeString(letter).toUTF8String(utf8);
+}
+
+std::string quoted(std::string_view text) {
+  constexpr size_t kMostBytes = 60;
+  std::string shown(text.substr(0, kMostBytes));
+  for (char& c : shown) {
+    if ((c >= 0 && c < ' ') || c == 0x7f) c = '?';
+  }
+  return "\"" + shown + (text.size() > kMostBytes ? "...\"" : "\"");
+}
+
+std::string clean_text(std::string_view text) {
+  constexpr size_t kMostBytes = size_t{1} << 28;  // ICU counts in 32 bits
+  CLIP_CHECK(text.size() <= kMostBytes, "[tokenizer] a text may have at most ", kMostBytes,
+             " bytes, got ", text.size());
+  std::string clean;
+  clean.reserve(text.size());
+  if (clean_plain_ascii(text, clean)) return clean;
+
+  icu::UnicodeString unicode =
+      icu::UnicodeString::fromUTF8({text.data(), static_cast<int32_t>(text.size())});
+  unicode = unescape_html(unescape_html(repair(unicode), References::kAll), References::kAll);
+  unicode = collapse_white_space(unicode);
+  unicode.toLower(icu::Locale::getRoot());
+  clean.clear();
+  return unicode.toUTF8String(clean);
+}
+
+std::string_view next_word(std::string_view text, size_t& at) {
+  at = run_end(text, at, Kind::kSpace);
+  if (at >= text.size()) return {};
+  const size_t begin = at;
+  const Character first = character_at(text, at);
+  if (const size_t length = literal_length(text.substr(at)); length > 0) {
+    at += length;
+  } else if (first.kind == Kind::kNumber) {
+    at += first.bytes;
+  } else {
+    at = run_end(text, at, first.kind);
+  }
+  return text.substr(begin, at - begin);
+}
+
+}  // namespace clip

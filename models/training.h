@@ -1,0 +1,49 @@
+// One step of contrastive pretraining.
+#pragma once
+
+#include "autograd/optimizer.h"
+#include "models/clip.h"
+#include "models/data_loader.h"
+
+namespace clip {
+
+/// Pictures and their captions on a device. Row i of both is a pair.
+struct Batch {
+  Tensor images;  ///< U8 [N, S, S, 3]
+  PackedTokens tokens;
+};
+
+Batch to_device(const HostBatch& batch, int64_t image_size, Backend& backend);
+
+struct Contrast {
+  Variable loss;            ///< [] this rank's share of the mean loss, in nats
+  Variable image_features;  ///< [N, E], unit rows
+  Variable text_features;   ///< [N, E], unit rows
+};
+
+/// Figure 3 of the paper: both towers, unit vectors, the symmetric cross-entropy over all ranks'
+/// rows.
+Contrast contrast(const Clip& clip, const Batch& batch, Communicator& comm);
+
+/// What a step has to tell. Losses are in nats.
+struct StepMetrics {
+  double loss = 0;
+  double gradient_norm = 0;
+  bool skipped = false;   ///< the gradient was not finite; nothing was changed
+  Tensor image_features;  ///< [N, E], unit rows, before the update
+  Tensor text_features;
+};
+
+/// Forward, backward, sum over ranks, AdamW, and the clamp of logit_scale to [0, ln 100].
+StepMetrics train_step(ClipModel& model, AdamW& optimizer, const Batch& batch, double lr,
+                       Communicator& comm);
+
+/// The least loss that a batch allows: the mean over its rows of ln(m), m counting the copies of a
+/// row's caption.
+double loss_floor(const std::vector<std::vector<int32_t>>& captions);
+
+/// Share of the batch's pictures that are nearest to their own caption, or to a copy of it.
+double in_batch_top1(const Tensor& image_features, const Tensor& text_features,
+                     const std::vector<std::vector<int32_t>>& captions);
+
+}  // namespace clip
