@@ -1,0 +1,105 @@
+// Contrastive pretraining: next batch, step, log, checkpoint.
+#include <filesystem>
+#include <iostream>
+
+#include "apps/common/program.h"
+#include "apps/common/training_run.h"
+#include "models/checkpoint.h"
+
+namespace clip {
+namespace {
+
+void train(int argc, const char* const* argv) {
+  TrainOptions options = parse_train_options(argc, argv);
+  const ChosenDevice device = choose_device(options.device);
+  const auto comm = make_single_communicator();
+
+  ModelSource source = choose_model(options);
+  const TrainingData data = open_training_data(options, source.config);
+  complete_vocabulary(source, *data.pairs);
+  ClipModel model(source.config, *device.backend);
+  AdamW optimizer(model.parameters, options.optimizer);
+  TrainingState state{.seed = options.seed, .options = options.json.dump()};
+  if (!options.resume_checkpoint.empty()) {
+    load_parameters(options.resume_checkpoint, model.parameters);
+    state = load_training_state(options.resume_checkpoint, model.parameters);
+    state.options = options.json.dump();
+    optimizer.set_steps_done(state.optimizer_steps);
+  } else if (!source.checkpoint.empty()) {
+    load_parameters(source.checkpoint, model.parameters);
+  } else {
+    initialize(model.parameters, source.config, options.seed);
+  }
+
+  const VisionConfig& vision = source.config.vision;
+  DataLoader loader(data.pairs, source.tokenizer,
+                    {.batch_size = options.batch_size,
+                     .image_size = vision.image_size,
+                     .context_length = source.config.text.context_length,
+                     .seed = options.seed,
+                     .workers = options.workers,
+                     .shuffle = options.shuffle,
+                     .augment = options.augment},
+                    state.step);
+  const int64_t total =
+      options.steps >= 0 ? options.steps : options.epochs * loader.steps_per_epoch();
+  options.lr.total_steps = total;
+  if (options.lr.warmup_steps < 0) options.lr.warmup_steps = std::min<int64_t>(2000, total / 10);
+  CLIP_CHECK(state.step <= total, "the checkpoint ", options.resume_checkpoint, " is at step ",
+             state.step, ", beyond the run's ", total, " steps");
+
+  const RunFolder run(options.run_folder, options.json, options.same_run, state.step);
+  std::cout << "data        " << data.pairs->describe() << "\nmodel       "
+            << (source.checkpoint.empty() ? options.model : source.checkpoint) << ", "
+            << model.parameters.count() << " parameters, vocabulary "
+            << source.tokenizer->vocab_size() << ", on " << device.backend->device()
+            << "\nrun         " << run.path() << ", " << total - state.step << " steps of "
+            << options.batch_size << " pairs\n";
+
+  std::string last_saved;
+  const auto save = [&] {
+    const std::string folder = run.checkpoint(state.step);
+    if (folder == last_saved) return;
+    state.optimizer_steps = optimizer.steps_done();
+    save_checkpoint(folder, source.config, model.parameters, *source.tokenizer, &state);
+    if (options.delete_previous && !last_saved.empty()) std::filesystem::remove_all(last_saved);
+    last_saved = folder;
+  };
+  const auto due = [&](int64_t every) { return every > 0 && state.step % every == 0; };
+
+  Progress progress(run, options, state.step, total);
+  catch_stop_signals();
+  while (state.step < total && !stop_requested()) {
+    const HostBatch batch = loader.next();
+    for (const std::string& warning : loader.take_warnings()) progress.say(warning);
+    const double lr = options.lr.at(state.step);
+    const StepMetrics metrics = train_step(
+        model, optimizer, to_device(batch, vision.image_size, *device.backend), lr, *comm);
+    progress.step(++state.step, lr, metrics, batch, model.clip.logit_scale.value().item());
+    if (due(options.save_steps) || due(options.save_epochs * loader.steps_per_epoch())) save();
+  }
+  save();
+  if (state.step < total) {
+    progress.say(concat("stopped after step ", state.step, "; go on with ./apps/train --resume ",
+                        run.path()));
+    return;
+  }
+
+  if (data.scenes != nullptr && total > 0) {
+    report_scenes(evaluate_scenes(model.clip, *source.tokenizer, *data.scenes), run, state.step);
+    std::cout << "\nTry next:\n  " << write_samples(*data.scenes, run) << '\n';
+  }
+  if (!options.val_data.empty()) {
+    const auto pairs = open_dataset(
+        options.val_data, {options.csv_image_key, options.csv_caption_key, options.csv_separator});
+    report_retrieval(evaluate_retrieval(model.clip, *source.tokenizer, *pairs), run, state.step);
+  }
+  std::cout << "checkpoint  " << last_saved << '\n';
+}
+
+}  // namespace
+}  // namespace clip
+
+int main(int argc, char** argv) {
+  return clip::run_program("train", [&] { clip::train(argc, argv); });
+}

@@ -1,0 +1,269 @@
+// Zero-shot classification: pictures against words.
+#include "models/zero_shot.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "apps/common/program.h"
+#include "models/checkpoint.h"
+#include "models/dataset.h"
+
+namespace clip {
+namespace {
+
+namespace po = boost::program_options;
+using Strings = std::vector<std::string>;
+
+const char* kUsage =
+    "Names pictures by the words that fit them best.\n"
+    "Examples:\n"
+    "  ./apps/zero_shot --checkpoint runs/emoji-1 --images a.png b.png --labels \"red car,blue "
+    "car\"\n"
+    "  ./apps/zero_shot --checkpoint runs/first --data flowers/ --template \"a photo of a {}\"\n";
+
+po::options_description option_list() {
+  const auto text = [] { return po::value<std::string>()->default_value(""); };
+  po::options_description options("Options");
+  // clang-format off
+  options.add_options()
+    ("help", "print this and exit")
+    ("checkpoint", text(), "a checkpoint's folder, or a run's (its newest checkpoint)")
+    ("images", po::value<Strings>()->multitoken(), "pictures to name")
+    ("labels", text(), "class names, separated by commas")
+    ("labels-file", text(), "file with a class name a line")
+    ("template", po::value<Strings>()->composing(), "prompt with {} for the class name; may be given several times "
+                                                    "(default: \"a photo of a {}\")")
+    ("templates-file", text(), "file with a template a line")
+    ("data", text(), "folder with a subfolder of pictures per class: print accuracies. Class names are the "
+                     "folders' (_ read as a space) unless --labels gives them in the folders' sorted order")
+    ("save-classifier", po::bool_switch(), "keep the class embeddings in the checkpoint; the next run with the "
+                                           "same labels and templates uses them")
+    ("top-k", po::value<int64_t>()->default_value(5), "classes shown for each picture")
+    ("json", po::bool_switch(), "print JSON")
+    ("device", po::value<std::string>()->default_value("auto"), "auto, cpu or cuda[:i]");
+  // clang-format on
+  return options;
+}
+
+std::string trimmed(const std::string& text) {
+  const char* white = " \t\r\n";
+  const size_t begin = text.find_first_not_of(white);
+  return begin == std::string::npos ? ""
+                                    : text.substr(begin, text.find_last_not_of(white) - begin + 1);
+}
+
+/// The parts of a text that are not blank.
+Strings split(const std::string& text, char separator) {
+  Strings parts;
+  std::istringstream stream(text);
+  for (std::string part; std::getline(stream, part, separator);)
+    if (!trimmed(part).empty()) parts.push_back(trimmed(part));
+  return parts;
+}
+
+Strings lines_of(const std::string& option, const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  CLIP_CHECK(file, option, ": cannot read ", path);
+  const std::string text((std::istreambuf_iterator<char>(file)), {});
+  const Strings lines = split(text, '\n');
+  CLIP_CHECK(!lines.empty(), option, ": ", path, " holds no line of text");
+  return lines;
+}
+
+Strings given_labels(const po::variables_map& values) {
+  Strings labels = split(values["labels"].as<std::string>(), ',');
+  const std::string file = values["labels-file"].as<std::string>();
+  if (!file.empty())
+    for (const std::string& label : lines_of("--labels-file", file)) labels.push_back(label);
+  return labels;
+}
+
+Strings given_templates(const po::variables_map& values) {
+  Strings templates;
+  if (values.count("template") > 0) templates = values["template"].as<Strings>();
+  const std::string file = values["templates-file"].as<std::string>();
+  if (!file.empty())
+    for (const std::string& line : lines_of("--templates-file", file)) templates.push_back(line);
+  if (templates.empty()) templates = {"a photo of a {}"};
+  return templates;
+}
+
+/// A model ready to run, and where it came from.
+struct Loaded {
+  ChosenDevice device;
+  std::string checkpoint;
+  std::unique_ptr<ClipModel> model;
+  std::unique_ptr<Tokenizer> tokenizer;
+
+  const Clip& clip() const { return model->clip; }
+  double logit_scale() const { return model->clip.logit_scale.value().item(); }
+};
+
+Loaded load(const po::variables_map& values) {
+  const std::string path = values["checkpoint"].as<std::string>();
+  if (path.empty()) throw UsageError("--checkpoint FOLDER is needed");
+  Loaded loaded;
+  loaded.device = choose_device(values["device"].as<std::string>());
+  loaded.checkpoint = find_checkpoint(path);
+  loaded.model =
+      std::make_unique<ClipModel>(load_config(loaded.checkpoint), *loaded.device.backend);
+  load_parameters(loaded.checkpoint, loaded.model->parameters);
+  loaded.tokenizer = std::make_unique<Tokenizer>(load_tokenizer(loaded.checkpoint));
+  return loaded;
+}
+
+Classifier classifier_for(const Loaded& loaded, const Strings& labels, const Strings& templates,
+                          bool save) {
+  if (auto saved = find_classifier(loaded.checkpoint, labels, templates)) return *saved;
+  Classifier classifier = build_classifier(loaded.clip(), *loaded.tokenizer, labels, templates);
+  if (save)
+    std::cerr << "classifier saved as " << save_classifier(loaded.checkpoint, classifier) << '\n';
+  return classifier;
+}
+
+std::string percent(double share) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%6.2f %%", 100 * share);
+  return text;
+}
+
+void name_pictures(const Loaded& loaded, const Classifier& classifier, const Strings& paths,
+                   int64_t top_k, bool as_json) {
+  const int64_t size = loaded.clip().config.vision.image_size;
+  const Tensor features =
+      image_features(loaded.clip(), static_cast<int64_t>(paths.size()), [&](int64_t i) {
+        return resize_and_center_crop(load_image(paths[static_cast<size_t>(i)]), size);
+      });
+  const auto guesses = classify(classifier, features, loaded.logit_scale());
+  nlohmann::json results = nlohmann::json::array();
+  for (size_t i = 0; i < paths.size(); ++i) {
+    nlohmann::json shown = nlohmann::json::array();
+    if (!as_json) std::cout << paths[i] << '\n';
+    for (size_t k = 0; k < std::min(guesses[i].size(), static_cast<size_t>(top_k)); ++k) {
+      const std::string& label = classifier.labels[static_cast<size_t>(guesses[i][k].label)];
+      shown.push_back({{"label", label}, {"probability", guesses[i][k].probability}});
+      if (!as_json)
+        std::cout << "  " << percent(guesses[i][k].probability) << "  " << label << '\n';
+    }
+    results.push_back({{"image", paths[i]}, {"guesses", shown}});
+  }
+  if (as_json)
+    std::cout << results.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+}
+
+/// How often the right class is first, or among the first five, over a folder of classes.
+struct Accuracy {
+  Proportion top1, top5;
+  std::vector<Proportion> per_class;
+  int64_t broken = 0;
+
+  double mean_per_class() const {
+    double sum = 0, classes = 0;
+    for (const Proportion& share : per_class) {
+      if (share.tried == 0) continue;
+      sum += share.value();
+      classes += 1;
+    }
+    return classes == 0 ? 0 : sum / classes;
+  }
+};
+
+Accuracy measure(const Loaded& loaded, const Classifier& classifier, const ClassFolder& folder) {
+  constexpr size_t kChunk = 256;  // pictures in memory at once
+  const int64_t size = loaded.clip().config.vision.image_size;
+  Accuracy accuracy;
+  accuracy.per_class.resize(folder.classes.size());
+  for (size_t begin = 0; begin < folder.pictures.size(); begin += kChunk) {
+    std::vector<Image> images;
+    std::vector<int64_t> labels;
+    for (size_t i = begin; i < std::min(begin + kChunk, folder.pictures.size()); ++i) {
+      try {
+        images.push_back(resize_and_center_crop(load_image(folder.pictures[i].path), size));
+        labels.push_back(folder.pictures[i].label);
+      } catch (const Error& error) {
+        std::cerr << "skipped: " << error.what() << '\n';
+        ++accuracy.broken;
+      }
+    }
+    const Tensor features =
+        image_features(loaded.clip(), static_cast<int64_t>(images.size()),
+                       [&](int64_t i) { return images[static_cast<size_t>(i)]; });
+    const auto guesses = classify(classifier, features, loaded.logit_scale());
+    for (size_t i = 0; i < images.size(); ++i) {
+      const auto first_five =
+          guesses[i].begin() + static_cast<std::ptrdiff_t>(std::min<size_t>(5, guesses[i].size()));
+      const bool right = guesses[i][0].label == labels[i];
+      accuracy.top1.count(right);
+      accuracy.per_class[static_cast<size_t>(labels[i])].count(right);
+      accuracy.top5.count(std::any_of(guesses[i].begin(), first_five, [&](const Guess& guess) {
+        return guess.label == labels[i];
+      }));
+    }
+  }
+  CLIP_CHECK(accuracy.top1.tried > 0, "none of the ", folder.pictures.size(),
+             " pictures can be read");
+  return accuracy;
+}
+
+void report(const Accuracy& accuracy, const ClassFolder& folder, bool as_json) {
+  if (as_json) {
+    nlohmann::json per_class;
+    for (size_t i = 0; i < folder.classes.size(); ++i)
+      per_class[folder.classes[i]] = accuracy.per_class[i].value();
+    const nlohmann::json result = {{"top1", accuracy.top1.value()},
+                                   {"top5", accuracy.top5.value()},
+                                   {"mean_per_class", accuracy.mean_per_class()},
+                                   {"pictures", accuracy.top1.tried},
+                                   {"broken", accuracy.broken},
+                                   {"per_class", per_class}};
+    std::cout << result.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+    return;
+  }
+  std::cout << accuracy.top1.tried << " pictures of " << folder.classes.size() << " classes";
+  if (accuracy.broken > 0) std::cout << " (" << accuracy.broken << " could not be read)";
+  std::cout << "\n  top-1           " << percent(accuracy.top1.value())
+            << "   (95 %: " << percent(accuracy.top1.low()) << " to "
+            << percent(accuracy.top1.high()) << ")\n  top-5           "
+            << percent(accuracy.top5.value()) << "\n  mean per class  "
+            << percent(accuracy.mean_per_class()) << '\n';
+}
+
+void zero_shot(int argc, const char* const* argv) {
+  const po::variables_map values = parse_options(argc, argv, option_list(), kUsage);
+  Strings labels = given_labels(values);
+  const Strings templates = given_templates(values);
+  const bool as_json = values["json"].as<bool>(), save = values["save-classifier"].as<bool>();
+  const int64_t top_k = values["top-k"].as<int64_t>();
+  if (top_k < 1) throw UsageError(concat("--top-k must be at least 1, got ", top_k));
+  const std::string data = values["data"].as<std::string>();
+  const bool has_images = values.count("images") > 0;
+  if (has_images == !data.empty())
+    throw UsageError("either --images FILES or --data DIR is needed");
+  if (has_images && labels.empty()) throw UsageError("--images needs --labels or --labels-file");
+
+  const Loaded loaded = load(values);
+  if (has_images) {
+    name_pictures(loaded, classifier_for(loaded, labels, templates, save),
+                  values["images"].as<Strings>(), top_k, as_json);
+    return;
+  }
+  const ClassFolder folder = read_class_folder(data);
+  if (labels.empty()) {
+    labels = folder.classes;
+    for (std::string& label : labels) std::replace(label.begin(), label.end(), '_', ' ');
+  }
+  if (labels.size() != folder.classes.size())
+    throw UsageError(concat("--labels gives ", labels.size(), " classes, but ", data, " has ",
+                            folder.classes.size()));
+  report(measure(loaded, classifier_for(loaded, labels, templates, save), folder), folder, as_json);
+}
+
+}  // namespace
+}  // namespace clip
+
+int main(int argc, char** argv) {
+  return clip::run_program("zero_shot", [&] { clip::zero_shot(argc, argv); });
+}
