@@ -1,0 +1,192 @@
+// Tape, Variable, ParameterList, recompute, AdamW's bookkeeping.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "autograd/ops.h"
+#include "autograd/optimizer.h"
+#include "tests/op_cases.h"
+
+namespace clip {
+namespace {
+
+Variable random_variable(const Shape& shape, uint64_t stream, bool requires_grad = true) {
+  return Variable(random_tensor(shape, DType::kF64, cpu_backend(), 9, stream), requires_grad);
+}
+
+Tensor ones(const Shape& shape) {
+  return Tensor::from<double>(cpu_backend(), shape,
+                              std::vector<double>(static_cast<size_t>(shape.numel()), 1.0));
+}
+
+TEST(Tape, WithoutOneNothingIsRecorded) {
+  const Variable x = random_variable({3, 4}, 0);
+  EXPECT_FALSE(l2_normalize(x).requires_grad());
+}
+
+TEST(Tape, RecordsNothingWhileItIsPaused) {
+  Tape tape;
+  const Variable x = random_variable({3, 4}, 0);
+  {
+    TapePause pause;
+    EXPECT_FALSE(l2_normalize(x).requires_grad());
+  }
+  EXPECT_TRUE(l2_normalize(x).requires_grad());
+}
+
+TEST(Tape, AddsTheGradientsOfEveryUse) {
+  const Variable x = random_variable({3, 4}, 0);
+  const auto gradient = [&](int uses) {
+    x.clear_gradient();
+    Tape tape;
+    std::vector<Variable> outputs;
+    std::vector<Tensor> cotangents;
+    for (int use = 0; use < uses; ++use) {
+      outputs.push_back(l2_normalize(x));
+      cotangents.push_back(random_tensor({3, 4}, DType::kF64, cpu_backend(), 1, 1));
+    }
+    tape.backward(outputs, cotangents);
+    return x.grad().to_vector<double>();
+  };
+  const auto once = gradient(1), thrice = gradient(3);
+  for (size_t i = 0; i < once.size(); ++i) EXPECT_NEAR(thrice[i], 3 * once[i], 1e-14);
+}
+
+TEST(Tape, AGradientThatTwoVariablesShareIsNotChangedForOneByTheOther) {
+  // residual and x adopt one tensor; residual then gets another gradient added.
+  const Variable residual = random_variable({5, 6}, 0), x = random_variable({5, 6}, 1);
+  const Variable bias = random_variable({6}, 2), weight = random_variable({6}, 3);
+  Tape tape;
+  const Variable earlier = l2_normalize(residual);
+  const ResidualNorm result = bias_residual_layer_norm(residual, x, bias, weight, bias);
+  tape.backward({earlier, result.sum}, {ones({5, 6}), ones({5, 6})});
+  for (double value : x.grad().to_vector<double>()) EXPECT_EQ(value, 1.0);
+  bool differs = false;
+  for (double value : residual.grad().to_vector<double>()) differs = differs || value != 1.0;
+  EXPECT_TRUE(differs);
+}
+
+TEST(Tape, RejectsALossThatIsNoScalar) {
+  Tape tape;
+  const Variable x = random_variable({3, 4}, 0);
+  EXPECT_THROW(tape.backward(l2_normalize(x)), Error);
+}
+
+TEST(Tape, ALossThatDependsOnNothingIsAnErrorNotACrash) {
+  Tape tape;
+  const Variable constant(Tensor::from<double>(cpu_backend(), {}, {1.0}));
+  EXPECT_THROW(tape.backward(constant), Error);
+}
+
+TEST(Recompute, GivesTheSameBitsAsThePlainFunction) {
+  const Variable x = random_variable({33, 8}, 0), weight = random_variable({16, 8}, 1),
+                 bias = random_variable({16}, 2);
+  const auto block = [&](const std::vector<Variable>& in) {
+    return bias_gelu(linear(in[0], weight), bias, Gelu::kQuick);
+  };
+  const auto run = [&](bool again) {
+    for (const Variable& variable : {x, weight, bias}) variable.clear_gradient();
+    Tape tape;
+    const Variable y = again ? recompute(block, {x}) : block({x});
+    tape.backward({y}, {random_tensor({33, 16}, DType::kF64, cpu_backend(), 4, 4)});
+    return std::vector{y.value().to_vector<double>(), x.grad().to_vector<double>(),
+                       weight.grad().to_vector<double>(), bias.grad().to_vector<double>()};
+  };
+  EXPECT_EQ(run(false), run(true));
+}
+
+TEST(Recompute, ReachesParametersThoughNoInputWantsAGradient) {
+  const Variable x = random_variable({3, 8}, 0, false), weight = random_variable({4, 8}, 1);
+  Tape tape;
+  const Variable y =
+      recompute([&](const std::vector<Variable>& in) { return linear(in[0], weight); }, {x});
+  tape.backward({y}, {ones({3, 4})});
+  EXPECT_TRUE(weight.has_grad());
+  EXPECT_FALSE(x.has_grad());
+}
+
+struct TwoParameters {
+  TwoParameters() {
+    list.add("matrix", matrix);
+    list.add("vector", vector);
+    list.allocate(cpu_backend(), DType::kF64);
+    for (const Parameter& parameter : list.parameters()) {
+      Tensor value = parameter.variable.value();
+      cpu_backend().copy(value, random_tensor(value.shape(), DType::kF64, cpu_backend(), 3,
+                                              static_cast<uint64_t>(value.rank())));
+    }
+  }
+  /// Puts a gradient of `value` everywhere.
+  void set_gradients(double value) {
+    for (const Variable& variable : {matrix, vector})
+      variable.gradient_slot().gradient.copy_from_host(
+          std::vector<double>(static_cast<size_t>(variable.shape().numel()), value).data());
+  }
+
+  Variable matrix = Variable::parameter({3, 5}), vector = Variable::parameter({7});
+  ParameterList list;
+};
+
+TEST(ParameterList, LiesInTheOrderInWhichBackwardFinishes) {
+  TwoParameters model;
+  EXPECT_EQ(model.list.parameters()[1].offset, 0);
+  EXPECT_EQ(model.list.parameters()[0].offset, kParameterBlock);
+  EXPECT_EQ(model.list.values().numel(), 2 * kParameterBlock);
+  EXPECT_EQ(model.list.count(), 22);
+}
+
+TEST(ParameterList, RefusesANameTwice) {
+  ParameterList list;
+  list.add("a", Variable::parameter({1}));
+  EXPECT_THROW(list.add("a", Variable::parameter({1})), Error);
+}
+
+TEST(ParameterList, AParameterThatBackwardDidNotReachHasGradientZero) {
+  TwoParameters model;
+  model.list.allocate_training_state();
+  model.set_gradients(2.0);
+  model.list.clear_gradients();
+  model.list.settle_gradients();
+  for (double value : model.list.gradients().to_vector<double>()) EXPECT_EQ(value, 0.0);
+}
+
+TEST(AdamW, DecaysMatricesAlone) {
+  TwoParameters model;
+  const auto matrix = model.matrix.value().to_vector<double>(),
+             vector = model.vector.value().to_vector<double>();
+  AdamW optimizer(model.list, {.weight_decay = 0.5});
+  model.set_gradients(0.0);
+  optimizer.step(0.1);
+  const auto decayed = model.matrix.value().to_vector<double>();
+  for (size_t i = 0; i < matrix.size(); ++i) EXPECT_NEAR(decayed[i], 0.95 * matrix[i], 1e-15);
+  EXPECT_EQ(model.vector.value().to_vector<double>(), vector);
+}
+
+TEST(AdamW, SkipsAStepWhoseNormIsNotFiniteAndSaysSo) {
+  TwoParameters model;
+  AdamW optimizer(model.list, {});
+  model.set_gradients(std::numeric_limits<double>::quiet_NaN());
+  const auto before = model.list.values().to_vector<double>();
+  EXPECT_TRUE(optimizer.step(0.1).skipped);
+  EXPECT_EQ(model.list.values().to_vector<double>(), before);
+  EXPECT_EQ(optimizer.steps_done(), 0);
+  model.set_gradients(1.0);
+  const StepReport report = optimizer.step(0.1);
+  EXPECT_FALSE(report.skipped);
+  EXPECT_NEAR(report.gradient_norm, std::sqrt(22.0), 1e-12);
+}
+
+TEST(LearningRate, WarmsUpLinearlyAndEndsInHalfACosine) {
+  const LearningRate lr{.lr = 2.0, .warmup_steps = 4, .total_steps = 12};
+  EXPECT_DOUBLE_EQ(lr.at(0), 0.5);
+  EXPECT_DOUBLE_EQ(lr.at(3), 2.0);
+  EXPECT_DOUBLE_EQ(lr.at(4), 2.0);
+  EXPECT_NEAR(lr.at(8), 1.0, 1e-15);
+  EXPECT_NEAR(lr.at(12), 0.0, 1e-15);
+  EXPECT_DOUBLE_EQ((LearningRate{.lr = 2.0, .schedule = LearningRate::Schedule::kConstant}.at(100)),
+                   2.0);
+}
+
+}  // namespace
+}  // namespace clip

@@ -1,0 +1,194 @@
+#include "tests/op_cases.h"
+
+#include <algorithm>
+
+#include "engine/random.h"
+
+namespace clip {
+namespace {
+
+using Inputs = std::vector<Variable>;
+using Outputs = std::vector<Variable>;
+using Shapes = OpCase::Shapes;
+
+Tensor int_tensor(const Variable& like, const std::vector<int32_t>& values) {
+  return Tensor::from<int32_t>(like.backend(), {static_cast<int64_t>(values.size())}, values);
+}
+
+/// Cuts `rows` into sequences of the given lengths, over and over; the last one takes what is left.
+std::vector<int32_t> cut(int64_t rows, const std::vector<int64_t>& lengths) {
+  std::vector<int32_t> offsets = {0};
+  for (size_t i = 0; offsets.back() < rows; ++i)
+    offsets.push_back(
+        static_cast<int32_t>(std::min(rows, offsets.back() + lengths[i % lengths.size()])));
+  return offsets;
+}
+
+Sequences self_sequences(const Variable& x, int64_t rows, const std::vector<int64_t>& lengths) {
+  const Tensor offsets = int_tensor(x, cut(rows, lengths));
+  const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+  return {offsets, offsets, longest, longest};
+}
+
+/// One query row for each of as many sequences as there are query rows.
+Sequences one_query_each(const Variable& q, const Variable& kv) {
+  const int64_t count = q.size(0), rows = kv.size(0);
+  std::vector<int32_t> queries, keys;
+  for (int64_t i = 0; i <= count; ++i) {
+    queries.push_back(static_cast<int32_t>(i));
+    keys.push_back(static_cast<int32_t>(rows * i * i / (count * count)));  // uneven lengths
+  }
+  return {int_tensor(q, queries), int_tensor(q, keys), 1, rows};
+}
+
+Tensor random_pixels(const Variable& weight, int64_t count, int64_t size) {
+  Random random(7, random_stream("pixels"));
+  std::vector<uint8_t> pixels(static_cast<size_t>(count * size * size * 3));
+  for (uint8_t& pixel : pixels) pixel = static_cast<uint8_t>(random.bits());
+  return Tensor::from<uint8_t>(weight.backend(), {count, size, size, 3}, pixels);
+}
+
+/// As many captions as there are positions, of 1 ... L tokens; some ids often, some never.
+PackedTokens random_captions(const Variable& table, const Variable& positions) {
+  Random random(7, random_stream("captions"));
+  std::vector<std::vector<int32_t>> captions;
+  for (int64_t length = 1; length <= positions.size(0); ++length) {
+    captions.emplace_back();
+    for (int64_t i = 0; i < length; ++i)
+      captions.back().push_back(
+          static_cast<int32_t>(random.below(1 + random.below(table.size(0)))));
+  }
+  return pack_tokens(captions, table.backend());
+}
+
+/// Some rows out of order.
+Tensor every_third_row(const Variable& x) {
+  std::vector<int32_t> rows;
+  for (int64_t row = (x.size(0) - 1) / 3 * 3; row >= 0; row -= 3)
+    rows.push_back(static_cast<int32_t>(row));
+  return int_tensor(x, rows);
+}
+
+Variable loss_of_unit_vectors(const Inputs& in, int64_t tile_columns) {
+  const auto comm = make_single_communicator();
+  return clip_loss(l2_normalize(in[0]), l2_normalize(in[1]), in[2], *comm, tile_columns);
+}
+
+Outputs both(const ResidualNorm& result) { return {result.sum, result.normed}; }
+
+double product_flop(const Shapes& shapes) {  // x [R, K], weight [M, K] or [K, M]
+  return 6.0 * static_cast<double>(shapes[0].numel()) * static_cast<double>(shapes[1].numel()) /
+         static_cast<double>(shapes[0][1]);
+}
+
+double attention_flop(
+    const Shapes& shapes) {  // qkv [R, 3 C], sequences of 65: two products forward, five backward
+  return 2.0 * 7.0 * static_cast<double>(shapes[0][0]) * 65.0 * static_cast<double>(shapes[0][1]) /
+         3.0;
+}
+
+std::vector<OpCase> make_op_cases() {
+  const std::vector<int64_t> ragged = {5, 1, 17, 8}, images = {65};
+  // clang-format off
+  return {
+      {"linear", {{33, 7}, {31, 7}, {31}}, {{16640, 192}, {768, 192}, {768}},
+       [](auto& in) { return Outputs{linear(in[0], in[1], in[2])}; }, product_flop},
+      {"linear_one_row_no_bias", {{1, 31}, {33, 31}}, {},
+       [](auto& in) { return Outputs{linear(in[0], in[1])}; }},
+      {"project", {{31, 33}, {33, 7}}, {{256, 192}, {192, 256}},
+       [](auto& in) { return Outputs{project(in[0], in[1])}; }, product_flop},
+      {"slice_rows_in_two", {{33, 7}}, {},
+       [](auto& in) { return Outputs{slice_rows(in[0], 0, 12), slice_rows(in[0], 12, 33)}; }},
+      {"slice_rows_of_bias", {{33}}, {},
+       [](auto& in) { return Outputs{slice_rows(in[0], 1, 31)}; }},
+      {"layer_norm", {{33, 31}, {31}, {31}}, {{16640, 192}, {192}, {192}},
+       [](auto& in) { return Outputs{layer_norm(in[0], in[1], in[2])}; }},
+      {"layer_norm_two_segments", {{300, 5}, {5}, {5}}, {},
+       [](auto& in) { return Outputs{layer_norm(in[0], in[1], in[2])}; }},
+      {"bias_residual_layer_norm", {{33, 31}, {33, 31}, {31}, {31}, {31}}, {{16640, 192}, {16640, 192}, {192}, {192}, {192}},
+       [](auto& in) { return both(bias_residual_layer_norm(in[0], in[1], in[2], in[3], in[4])); }},
+      {"bias_residual_layer_norm_norm_alone", {{1, 33}, {1, 33}, {33}, {33}, {33}}, {},
+       [](auto& in) { return Outputs{bias_residual_layer_norm(in[0], in[1], in[2], in[3], in[4]).normed}; }},
+      {"bias_residual_layer_norm_sum_alone", {{5, 31}, {5, 31}, {31}, {31}, {31}}, {},
+       [](auto& in) { return Outputs{bias_residual_layer_norm(in[0], in[1], in[2], in[3], in[4]).sum}; }},
+      {"bias_residual_layer_norm_of_itself", {{7, 31}, {31}, {31}, {31}}, {},
+       [](auto& in) { return both(bias_residual_layer_norm(in[0], in[0], in[1], in[2], in[3])); }},
+      {"bias_gelu_quick", {{33, 7}, {7}}, {{16640, 768}, {768}},
+       [](auto& in) { return Outputs{bias_gelu(in[0], in[1], Gelu::kQuick)}; }},
+      {"bias_gelu_erf", {{33, 7}, {7}}, {{16640, 768}, {768}},
+       [](auto& in) { return Outputs{bias_gelu(in[0], in[1], Gelu::kErf)}; }},
+      {"attention", {{31, 3 * 6}}, {{256 * 65, 3 * 192}},
+       [=](auto& in) {
+         const bool large = in[0].size(0) > 1000;
+         return Outputs{attention(in[0], self_sequences(in[0], in[0].size(0), large ? images : ragged),
+                                  {.heads = large ? 3 : 2})};
+       }, attention_flop},
+      {"attention_causal", {{33, 3 * 16}}, {{256 * 12, 3 * 192}},
+       [=](auto& in) {
+         const bool large = in[0].size(0) > 1000;
+         return Outputs{attention(in[0], self_sequences(in[0], in[0].size(0), large ? std::vector<int64_t>{12} : ragged),
+                                  {.heads = large ? 3 : 2, .causal = Causal::kYes})};
+       }},
+      {"attention_one_query_row", {{3, 10}, {33, 20}}, {{256, 192}, {256 * 65, 2 * 192}},
+       [](auto& in) { return Outputs{attention(in[0], in[1], one_query_each(in[0], in[1]), {.heads = 2})}; }},
+      {"patch_embedding", {{7, 3, 3, 3}}, {{192, 3, 8, 8}},
+       [](auto& in) {
+         const bool large = in[0].size(2) == 8;
+         return Outputs{patch_embedding(random_pixels(in[0], large ? 256 : 3, large ? 64 : 6), in[0])};
+       }},
+      {"assemble_tokens", {{12, 7}, {7}, {5, 7}}, {{16384, 192}, {192}, {65, 192}},
+       [](auto& in) { return Outputs{assemble_tokens(in[0], in[1], in[2])}; }},
+      {"token_embedding", {{31, 7}, {9, 7}}, {{8192, 192}, {77, 192}},
+       [](auto& in) { return Outputs{token_embedding(in[0], in[1], random_captions(in[0], in[1]))}; }},
+      {"gather_rows", {{33, 7}}, {{16640, 192}},
+       [](auto& in) { return Outputs{gather_rows(in[0], every_third_row(in[0]))}; }},
+      {"l2_normalize", {{31, 33}}, {{1024, 512}},
+       [](auto& in) { return Outputs{l2_normalize(in[0])}; }},
+      {"clip_loss", {{31, 7}, {31, 7}, {}}, {{1024, 512}, {1024, 512}, {}},
+       [](auto& in) { return Outputs{loss_of_unit_vectors(in, 4096)}; },
+       [](const Shapes& s) { return 12.0 * static_cast<double>(s[0][0] * s[0].numel()); }},
+      {"clip_loss_in_tiles", {{33, 7}, {33, 7}, {}}, {},
+       [](auto& in) { return Outputs{loss_of_unit_vectors(in, 10)}; }},
+      {"clip_loss_of_one_pair", {{1, 7}, {1, 7}, {}}, {},
+       [](auto& in) { return Outputs{loss_of_unit_vectors(in, 4096)}; }},
+      {"recompute", {{31, 7}, {7}, {33, 7}}, {},
+       [](auto& in) {
+         return Outputs{recompute([](const Inputs& x) { return linear(bias_gelu(x[0], x[1], Gelu::kQuick), x[2]); }, in)};
+       }},
+      {"fan_out", {{5, 7}, {7, 7}}, {},
+       [](auto& in) {
+         const Variable y = linear(in[0], in[1]);
+         return Outputs{linear(y, in[1]), l2_normalize(y), linear(in[0], in[1])};
+       }},
+  };
+  // clang-format on
+}
+
+}  // namespace
+
+const std::vector<OpCase>& op_cases() {
+  static const std::vector<OpCase> cases = make_op_cases();
+  return cases;
+}
+
+Tensor random_tensor(const Shape& shape, DType dtype, Backend& backend, uint64_t seed,
+                     uint64_t stream) {
+  Random random(seed, stream);
+  std::vector<double> values(static_cast<size_t>(shape.numel()));
+  for (double& value : values) value = random.normal();
+  const Tensor drawn = Tensor::from<double>(backend, shape, values);
+  if (dtype == DType::kF64) return drawn;
+  Tensor converted = Tensor::empty(backend, shape, dtype);
+  backend.convert(converted, drawn);
+  return converted;
+}
+
+std::vector<Variable> random_inputs(const Shapes& shapes, DType dtype, Backend& backend,
+                                    uint64_t seed) {
+  std::vector<Variable> inputs;
+  for (const Shape& shape : shapes)
+    inputs.emplace_back(random_tensor(shape, dtype, backend, seed, inputs.size()), true);
+  return inputs;
+}
+
+}  // namespace clip

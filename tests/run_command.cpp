@@ -1,0 +1,41 @@
+#include "tests/run_command.h"
+
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <filesystem>
+
+#include "engine/check.h"
+#include "tests/reference_path.h"
+
+namespace clip {
+namespace {
+
+std::string quoted(const std::filesystem::path& path) { return "'" + path.string() + "'"; }
+
+}  // namespace
+
+CommandResult run_command(const std::string& line) {
+  std::FILE* pipe = popen(("{ " + line + "\n} 2>&1 </dev/null").c_str(), "r");
+  CLIP_CHECK(pipe != nullptr, "cannot start a shell for: ", line);
+  CommandResult result;
+  std::array<char, 4096> part;
+  for (size_t count; (count = std::fread(part.data(), 1, part.size(), pipe)) > 0;) {
+    result.output.append(part.data(), count);
+  }
+  const int status = pclose(pipe);
+  result.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return result;
+}
+
+std::string app_path(const std::string& name) {
+  const auto self = std::filesystem::read_symlink("/proc/self/exe");
+  return quoted(self.parent_path().parent_path() / "apps" / name);
+}
+
+std::string script_path(const std::string& name) {
+  return quoted(std::filesystem::path(reference_path("")).parent_path().parent_path() / name);
+}
+
+}  // namespace clip

@@ -1,0 +1,22 @@
+// Runs programs and scripts as a user would, and keeps what they say.
+#pragma once
+
+#include <string>
+
+namespace clip {
+
+struct CommandResult {
+  int status = 0;      ///< exit status; 128 + the signal's number if a signal ended it
+  std::string output;  ///< standard output and standard error together
+};
+
+/// Runs a line of the shell; throws clip::Error if the shell cannot be started.
+CommandResult run_command(const std::string& line);
+
+/// The program apps/<name> of the build this test belongs to, quoted for the shell.
+std::string app_path(const std::string& name);
+
+/// A file of tests/ (a script), quoted for the shell.
+std::string script_path(const std::string& name);
+
+}  // namespace clip

@@ -1,0 +1,25 @@
+// A small ViT CLIP with every parameter random (gains off 1, biases off 0), and batches for it.
+// tests/reference/make_clip_reference.py draws the same numbers.
+#pragma once
+
+#include "models/clip.h"
+
+namespace clip {
+
+inline constexpr int64_t kTinyPairs = 5;
+
+ClipConfig tiny_config(Gelu gelu = Gelu::kQuick);
+
+/// Draws every parameter from its name.
+void randomize(ParameterList& parameters);
+
+Tensor tiny_images(int64_t step, Backend& backend);             ///< U8 [5, 24, 24, 3]
+std::vector<std::vector<int32_t>> tiny_captions(int64_t step);  ///< 5 captions of 2 ... 12 tokens
+
+/// The values of a float tensor as F64, whatever its dtype.
+std::vector<double> to_doubles(const Tensor& tensor);
+
+/// The contrastive loss of a batch, recorded if a tape is active.
+Variable tiny_loss(const Clip& clip, int64_t step);
+
+}  // namespace clip
