@@ -4,6 +4,7 @@
 // device. Every op throws clip::Error that names itself, what it expected and what it got.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <vector>
 
@@ -52,6 +53,10 @@ Variable attention(const Variable& qkv, const Sequences& sequences,
 Variable attention(const Variable& q, const Variable& kv, const Sequences& sequences,
                    const AttentionOptions& options);
 
+/// CLIP's pixel statistics, in units of 1. Source: openai/CLIP clip/clip.py.
+inline constexpr std::array<float, 3> kPixelMean = {0.48145466f, 0.4578275f, 0.40821073f};
+inline constexpr std::array<float, 3> kPixelStd = {0.26862954f, 0.26130258f, 0.27577711f};
+
 /// Pixels to patches, normalised with CLIP's mean and deviation, times the convolution's weight.
 /// images U8 [N, S, S, 3], weight [C, 3, K, K] with S a multiple of K; returns [N (S / K)², C]
 Variable patch_embedding(const Tensor& images, const Variable& weight);
@@ -81,17 +86,18 @@ Variable gather_rows(const Variable& x, const Tensor& rows);
 /// x / max(|x|, 1e-12) per row; x [N, E]
 Variable l2_normalize(const Variable& x);
 
-/// Symmetric contrastive loss over the global batch, this rank's rows only. Tiled: memory is O(G
-/// E), never O(G²).
+/// Symmetric contrastive loss over the global batch, this rank's rows only. Tiled: memory is
+/// O(G E), never O(G²).
 ///
 /// image_features  [N, E]  L2-normalised; F32 or F64
 /// text_features   [N, E]  row i belongs to image i
-/// logit_scale     []      ln(inverse temperature), dimensionless; starts ln(1/0.07), at most
-/// ln(100) comm                    ranks hold equal N; G = N * comm.size() tile_columns columns of
-/// a tile; changes the result by rounding only returns         []      this rank's share; the
-/// shares sum to the mean over G of (CE_image + CE_text) / 2, in nats throws          clip::Error
-/// if shapes or dtypes differ source          Radford et al. 2021 (arXiv:2103.00020), figure 3;
-/// gradients as in DESIGN, "Loss and distribution"
+/// logit_scale     []      ln(inverse temperature), dimensionless; starts ln(1/0.07), at most ln(100)
+/// comm                    ranks hold equal N; G = N * comm.size()
+/// tile_columns            columns of a tile; changes the result by rounding only
+/// returns         []      this rank's share; the shares sum to the mean over G of
+///                         (CE_image + CE_text) / 2, in nats
+/// throws          clip::Error if shapes or dtypes differ
+/// source          Radford et al. 2021 (arXiv:2103.00020), figure 3; gradients: clip_loss.cpp
 Variable clip_loss(const Variable& image_features, const Variable& text_features,
                    const Variable& logit_scale, Communicator& comm, int64_t tile_columns = 4096);
 

@@ -1,14 +1,6 @@
 #include "autograd/ops.h"
 
 namespace clip {
-namespace {
-
-// CLIP's pixel statistics, in units of 1. Source: openai/CLIP clip/clip.py.
-constexpr float kPixelMean[3] = {0.48145466f, 0.4578275f, 0.40821073f};
-constexpr float kPixelStd[3] = {0.26862954f, 0.26130258f, 0.27577711f};
-
-}  // namespace
-
 Variable patch_embedding(const Tensor& images, const Variable& weight) {
   CLIP_CHECK(weight.rank() == 4 && weight.size(1) == 3 && weight.size(2) == weight.size(3),
              "[patch_embedding] weight must be [C, 3, K, K], got ", weight.shape());
@@ -21,7 +13,7 @@ Variable patch_embedding(const Tensor& images, const Variable& weight) {
   Backend& backend = weight.backend();
   const int64_t per_side = images.size(1) / patch, rows = images.size(0) * per_side * per_side;
   Tensor patches = Tensor::empty(backend, {rows, patch_numbers}, weight.dtype());
-  backend.extract_patches(patches, images, patch, kPixelMean, kPixelStd);
+  backend.extract_patches(patches, images, patch, kPixelMean.data(), kPixelStd.data());
   Tensor y = Tensor::empty(backend, {rows, width}, weight.dtype());
   const Shape matrix = {width, patch_numbers};
   backend.matmul(y, patches, Transpose::kNo, weight.value().reshape(matrix), Transpose::kYes, {});

@@ -73,7 +73,8 @@ class AtomicFolder {
 /// AtomicFile with one write.
 void write_file(const std::string& path, std::string_view text);
 
-/// A whole regular file. throws clip::Error that names the path: not there, a folder, or longer
+/// A whole regular file.
+/// throws clip::Error that names the path: not there, a folder, or longer
 /// than `max_bytes`
 std::string read_file(const std::string& path, int64_t max_bytes);
 

@@ -25,13 +25,15 @@ struct TrainingState {
 
 /// Writes the folder; `training` may be null (inference only). An existing checkpoint of that name
 /// is replaced whole; a folder of other things is not. Weights and moments keep the list's dtype,
-/// so that a resumed run has the same bits. throws clip::Error that names the path; then nothing of
+/// so that a resumed run has the same bits.
+/// throws clip::Error that names the path; then nothing of
 /// that name has changed and no temporary is left
 void save_checkpoint(const std::string& folder, const ClipConfig& config, ParameterList& parameters,
                      const Tokenizer& tokenizer, const TrainingState* training);
 
 /// The folder a user means: a checkpoint itself, or a run (runs/<name>), whose newest whole
-/// checkpoint is taken. throws clip::Error that names the path and what was looked for
+/// checkpoint is taken.
+/// throws clip::Error that names the path and what was looked for
 std::string find_checkpoint(const std::string& path);
 
 /// The newest whole checkpoint of a run folder, if there is one.

@@ -1,7 +1,6 @@
 // What a CLIP model is made of. Names are those of open_clip's configuration files.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -48,7 +47,8 @@ struct ClipConfig {
 /// A model by name. Names and sizes are open_clip's, where "ViT-B-32" computes exact GELU and
 /// "ViT-B-32-quickgelu" the QuickGELU of OpenAI's own weights; likewise ViT-B-16, ViT-L-14 and
 /// ViT-L-14-336. ViT-S, ViT-M, ViT-H, ViT-g and ViT-bigG are LAION's. "tiny" and "emoji" are ours,
-/// for the CPU. throws clip::UsageError that lists the names if there is none
+/// for the CPU.
+/// throws clip::UsageError that lists the names if there is none
 ClipConfig preset(const std::string& name);
 std::vector<std::string> preset_names();  ///< smallest first
 
@@ -59,12 +59,9 @@ std::string to_json(const ClipConfig& config);
 /// Reads open_clip_config.json, or one of open_clip's model_configs (the inside of "model_cfg").
 /// Absent fields have open_clip's defaults. A field that asks for another architecture or other
 /// pixels than ours is refused, and so is one that is not known at all, unless it is null;
-/// config_json.cpp lists what is accepted. throws clip::Error that names `origin`, the field and
+/// config_json.cpp lists what is accepted.
+/// throws clip::Error that names `origin`, the field and
 /// its value
 ClipConfig config_from_json(const std::string& json, const std::string& origin);
-
-/// CLIP's pixel statistics, in units of 1.
-inline constexpr std::array<float, 3> kPixelMean = {0.48145466f, 0.4578275f, 0.40821073f};
-inline constexpr std::array<float, 3> kPixelStd = {0.26862954f, 0.26130258f, 0.27577711f};
 
 }  // namespace clip

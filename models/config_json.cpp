@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "autograd/ops.h"
 #include "engine/check.h"
 #include "models/config.h"
 #include "models/strict_json.h"

@@ -61,8 +61,7 @@ struct CsvOptions {
 /// picture that is missing is found out, as a BrokenSample, when it is read.
 ///
 /// throws    clip::Error if the file is missing or holds no sample, a column is missing (names
-/// those
-///           found), or a row has not as many fields as the header (names the line)
+///           those found), or a row has not as many fields as the header (names the line)
 std::unique_ptr<Dataset> open_csv_dataset(const std::string& path, const CsvOptions& options);
 
 /// A folder (and its subfolders, links to folders aside) of pictures, each with a .txt of the same

@@ -8,7 +8,8 @@
 
 namespace clip {
 
-/// The value of a JSON text. throws clip::Error that begins with `origin` and names the place
+/// The value of a JSON text.
+/// throws clip::Error that begins with `origin` and names the place
 nlohmann::json parse_json(std::string_view text, const std::string& origin);
 
 /// A value as an error message shows it: on one line, in ASCII, cut to a readable length.

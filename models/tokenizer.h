@@ -33,12 +33,14 @@ class Tokenizer {
 
   /// From a checkpoint's file: a Hugging Face tokenizer.json (a name that ends in ".json"), or a
   /// merges.txt / CLIP's bpe_simple_vocab_16e6.txt, gzipped or not (of the latter the first 48,894
-  /// merges, as CLIP has it). throws clip::Error that names the path
+  /// merges, as CLIP has it).
+  /// throws clip::Error that names the path
   static Tokenizer load(const std::string& path);
 
   /// Writes a tokenizer.json that Hugging Face's `tokenizers` and open_clip's HFTokenizer read, and
   /// beside it the tokenizer_config.json without which open_clip does not know what to pad with.
-  /// Each file is written under a temporary name and renamed. throws clip::Error that names the
+  /// Each file is written under a temporary name and renamed.
+  /// throws clip::Error that names the
   /// path
   void save(const std::string& path) const;
   std::string to_json() const;
@@ -53,11 +55,13 @@ class Tokenizer {
   std::vector<int32_t> encode(std::string_view text) const;
 
   /// start-of-text, encode(text), end-of-text, cut to `context_length` with end-of-text kept; no
-  /// padding. throws clip::Error if `context_length` is below 2
+  /// padding.
+  /// throws clip::Error if `context_length` is below 2
   std::vector<int32_t> tokenize(std::string_view text, int64_t context_length) const;
 
   /// The text of ids; words are separated by one space, start and end are left out, bytes that make
-  /// no UTF-8 (ids cut inside a character) become U+FFFD. throws clip::Error at an id outside the
+  /// no UTF-8 (ids cut inside a character) become U+FFFD.
+  /// throws clip::Error at an id outside the
   /// vocabulary
   std::string decode(const std::vector<int32_t>& ids) const;
 
