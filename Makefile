@@ -60,7 +60,7 @@ compile = $(CXX) $(CPPFLAGS) $(flags)
 link = $(CXX) $(CXXFLAGS) $(LDFLAGS) $(firstword $(sanitize)) -fopenmp -Wl,--as-needed
 ENGINE_LIBS := -ldnnl
 CLIP_LIBS := -lboost_program_options -larchive -lstb -lfreetype -licuuc
-TEST_LIBS := -lgtest_main -lgtest -lpthread
+TEST_LIBS := -lgtest_main -lgtest -lpthread# gtest_main serves only programs without a main()
 
 # ---- Files that are made ------------------------------------------------------------------------
 objects = $(patsubst %.cpp,$(B)/obj/$(1)/%.o,$(2))
@@ -139,7 +139,7 @@ $(apps): $(B)/apps/%: $(B)/obj/clip/apps/%.o $(app_archives) $(libraries) $(B)/l
 $(tests): $(B)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(B)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
 $(benches): $(B)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(B)/links
-	$(call link_program,$(CLIP_LIBS))
+	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
 
 $(links): apps/%: $(B)/apps/%
 	@ln -sfn ../$< $@
