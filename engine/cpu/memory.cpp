@@ -65,13 +65,18 @@ void CpuBackend::release(void* address, int64_t bytes) noexcept {
 
 void CpuBackend::copy_from_host(void* to, const void* from, int64_t bytes) {
   for_byte_blocks(bytes, [&](int64_t begin, int64_t count) {
-    std::memcpy(static_cast<char*>(to) + begin, static_cast<const char*>(from) + begin, static_cast<size_t>(count));
+    std::memcpy(static_cast<char*>(to) + begin, static_cast<const char*>(from) + begin,
+                static_cast<size_t>(count));
   });
 }
 
-void CpuBackend::copy_to_host(void* to, const void* from, int64_t bytes) { copy_from_host(to, from, bytes); }
+void CpuBackend::copy_to_host(void* to, const void* from, int64_t bytes) {
+  copy_from_host(to, from, bytes);
+}
 
-void CpuBackend::copy(Tensor& to, const Tensor& from) { copy_from_host(to.raw(), from.raw(), from.bytes()); }
+void CpuBackend::copy(Tensor& to, const Tensor& from) {
+  copy_from_host(to.raw(), from.raw(), from.bytes());
+}
 
 void CpuBackend::fill_zero(Tensor& x) {
   char* bytes = static_cast<char*>(x.raw());
