@@ -1,5 +1,4 @@
 // Contrastive pretraining: next batch, step, log, checkpoint.
-#include <filesystem>
 #include <iostream>
 
 #include "apps/common/program.h"
@@ -44,10 +43,11 @@ void train(int argc, const char* const* argv) {
   const int64_t total =
       options.steps >= 0 ? options.steps : options.epochs * loader.steps_per_epoch();
   options.lr.total_steps = total;
-  if (options.lr.warmup_steps < 0) options.lr.warmup_steps = std::min<int64_t>(2000, total / 10);
+  if (options.lr.warmup_steps < 0) options.lr.warmup_steps = std::min<int64_t>(2000, total / 20);
   CLIP_CHECK(state.step <= total, "the checkpoint ", options.resume_checkpoint, " is at step ",
              state.step, ", beyond the run's ", total, " steps");
 
+  catch_stop_signals();  // from here on, a run that is stopped leaves a checkpoint
   const RunFolder run(options.run_folder, options.json, options.same_run, state.step);
   std::cout << "data        " << data.pairs->describe() << "\nmodel       "
             << (source.checkpoint.empty() ? options.model : source.checkpoint) << ", "
@@ -56,19 +56,19 @@ void train(int argc, const char* const* argv) {
             << "\nrun         " << run.path() << ", " << total - state.step << " steps of "
             << options.batch_size << " pairs\n";
 
-  std::string last_saved;
+  const bool goes_on = options.same_run && !options.resume_checkpoint.empty();
+  std::string last_saved = goes_on ? run.checkpoint(state.step) : "";
   const auto save = [&] {
     const std::string folder = run.checkpoint(state.step);
     if (folder == last_saved) return;
     state.optimizer_steps = optimizer.steps_done();
     save_checkpoint(folder, source.config, model.parameters, *source.tokenizer, &state);
-    if (options.delete_previous && !last_saved.empty()) std::filesystem::remove_all(last_saved);
+    if (options.delete_previous && !last_saved.empty()) remove_folder(last_saved);
     last_saved = folder;
   };
   const auto due = [&](int64_t every) { return every > 0 && state.step % every == 0; };
 
   Progress progress(run, options, state.step, total);
-  catch_stop_signals();
   while (state.step < total && !stop_requested()) {
     const HostBatch batch = loader.next();
     for (const std::string& warning : loader.take_warnings()) progress.say(warning);
@@ -79,6 +79,9 @@ void train(int argc, const char* const* argv) {
     if (due(options.save_steps) || due(options.save_epochs * loader.steps_per_epoch())) save();
   }
   save();
+  if (loader.broken_samples() > 0)
+    progress.say(
+        concat("another sample took a broken one's place ", loader.broken_samples(), " times"));
   if (state.step < total) {
     progress.say(concat("stopped after step ", state.step, "; go on with ./apps/train --resume ",
                         run.path()));
@@ -89,11 +92,9 @@ void train(int argc, const char* const* argv) {
     report_scenes(evaluate_scenes(model.clip, *source.tokenizer, *data.scenes), run, state.step);
     std::cout << "\nTry next:\n  " << write_samples(*data.scenes, run) << '\n';
   }
-  if (!options.val_data.empty()) {
-    const auto pairs = open_dataset(
-        options.val_data, {options.csv_image_key, options.csv_caption_key, options.csv_separator});
-    report_retrieval(evaluate_retrieval(model.clip, *source.tokenizer, *pairs), run, state.step);
-  }
+  if (data.validation != nullptr)
+    report_retrieval(evaluate_retrieval(model.clip, *source.tokenizer, *data.validation), run,
+                     state.step);
   std::cout << "checkpoint  " << last_saved << '\n';
 }
 

@@ -3,11 +3,11 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "apps/common/program.h"
+#include "models/atomic_file.h"
 #include "models/checkpoint.h"
 #include "models/dataset.h"
 
@@ -65,10 +65,7 @@ Strings split(const std::string& text, char separator) {
 }
 
 Strings lines_of(const std::string& option, const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  CLIP_CHECK(file, option, ": cannot read ", path);
-  const std::string text((std::istreambuf_iterator<char>(file)), {});
-  const Strings lines = split(text, '\n');
+  const Strings lines = split(read_file(path, 1 << 26), '\n');
   CLIP_CHECK(!lines.empty(), option, ": ", path, " holds no line of text");
   return lines;
 }
@@ -184,7 +181,7 @@ Accuracy measure(const Loaded& loaded, const Classifier& classifier, const Class
         images.push_back(resize_and_center_crop(load_image(folder.pictures[i].path), size));
         labels.push_back(folder.pictures[i].label);
       } catch (const Error& error) {
-        std::cerr << "skipped: " << error.what() << '\n';
+        std::cerr << concat("skipped: ", one_line(error.what()), '\n');
         ++accuracy.broken;
       }
     }
@@ -211,8 +208,11 @@ Accuracy measure(const Loaded& loaded, const Classifier& classifier, const Class
 void report(const Accuracy& accuracy, const ClassFolder& folder, bool as_json) {
   if (as_json) {
     nlohmann::json per_class;
-    for (size_t i = 0; i < folder.classes.size(); ++i)
-      per_class[folder.classes[i]] = accuracy.per_class[i].value();
+    for (size_t i = 0; i < folder.classes.size(); ++i) {
+      const Proportion& share = accuracy.per_class[i];
+      nlohmann::json& value = per_class[folder.classes[i]];  // null if no picture could be read
+      if (share.tried > 0) value = share.value();
+    }
     const nlohmann::json result = {{"top1", accuracy.top1.value()},
                                    {"top5", accuracy.top5.value()},
                                    {"mean_per_class", accuracy.mean_per_class()},
@@ -222,7 +222,9 @@ void report(const Accuracy& accuracy, const ClassFolder& folder, bool as_json) {
     std::cout << result.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
     return;
   }
-  std::cout << accuracy.top1.tried << " pictures of " << folder.classes.size() << " classes";
+  const int64_t tried = accuracy.top1.tried;
+  std::cout << tried << (tried == 1 ? " picture of " : " pictures of ") << folder.classes.size()
+            << " classes";
   if (accuracy.broken > 0) std::cout << " (" << accuracy.broken << " could not be read)";
   std::cout << "\n  top-1           " << percent(accuracy.top1.value())
             << "   (95 %: " << percent(accuracy.top1.low()) << " to "
@@ -240,8 +242,7 @@ void zero_shot(int argc, const char* const* argv) {
   if (top_k < 1) throw UsageError(concat("--top-k must be at least 1, got ", top_k));
   const std::string data = values["data"].as<std::string>();
   const bool has_images = values.count("images") > 0;
-  if (has_images == !data.empty())
-    throw UsageError("either --images FILES or --data DIR is needed");
+  if (has_images == !data.empty()) throw UsageError("give either --images FILES or --data DIR");
   if (has_images && labels.empty()) throw UsageError("--images needs --labels or --labels-file");
 
   const Loaded loaded = load(values);

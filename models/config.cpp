@@ -81,7 +81,7 @@ const std::vector<Preset>& presets() {
     return TextConfig{.width = width, .heads = heads, .layers = layers};
   };
   static const std::vector<Preset> table = {
-      {"emoji", 128, kQuick, vision(32, 4, 128, 4, 32), {16, 1024, 128, 4, 4, 4.0}},
+      {"emoji", 128, kQuick, vision(32, 4, 128, 2, 32), {16, 1024, 128, 4, 2, 4.0}},
       {"tiny", 256, kQuick, vision(64, 8, 192, 6), {32, 8192, 192, 3, 6, 4.0}},
       {"ViT-S-32-alt", 256, kErf, vision(224, 32, 384, 12), text(256, 4, 10)},
       {"ViT-S-16-alt", 256, kErf, vision(224, 16, 384, 12), text(256, 4, 10)},

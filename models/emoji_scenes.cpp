@@ -43,20 +43,20 @@ constexpr int kPlacementTries = 20;
 /// {things} is "two lions", {sized things} is "two small lions".
 struct Template {
   std::string_view pattern;
-  int weight;  ///< of 20; those that name both object and colour sum to 16
+  int weight;  ///< of 20; those that name both object and colour sum to 13
 };
 constexpr std::string_view kFullPattern = "{sized things} on a {color} background";
 constexpr std::array<Template, 10> kTemplates = {{
     {kFullPattern, 5},
-    {"{things} on {color}", 3},
+    {"{things} on {color}", 2},
     {"{things} on a {color} background", 2},
     {"{sized things} on {color}", 2},
-    {"{color} background with {things}", 2},
-    {"{color} background with {sized things}", 2},
-    {"{things}", 1},
-    {"{sized things}", 1},
+    {"{color} background with {things}", 1},
+    {"{color} background with {sized things}", 1},
+    {"{things}", 2},
+    {"{sized things}", 2},
     {"a picture of {things}", 1},
-    {"a {color} background", 1},
+    {"a {color} background", 2},
 }};
 constexpr int64_t kTotalWeight = 20;
 
@@ -115,9 +115,8 @@ Random random_at(uint64_t seed, std::string_view stream, uint64_t draw) {
 }
 
 int64_t sprite_side(int64_t image_size, size_t size) {
-  // Rounded up and down: at 32 pixels 10 and 14. A large one never exceeds half the picture, so
-  // that three fit.
-  return size == 0 ? (image_size * 3 + 9) / 10 : image_size * 9 / 20;
+  // At 32 pixels 12 and 16: small ones can still be told apart, and three large ones fit in quarters.
+  return size == 0 ? (image_size * 3 + 7) / 8 : image_size / 2;
 }
 
 /// Upper left corner of a sprite.

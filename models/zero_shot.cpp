@@ -142,13 +142,13 @@ std::vector<std::vector<Guess>> classify(const Classifier& classifier, const Ten
 }
 
 double Proportion::low() const {
-  if (tried == 0) return 0;
+  if (correct == 0) return 0;
   const auto [centre, width] = wilson(*this);
   return std::max(0.0, centre - width);
 }
 
 double Proportion::high() const {
-  if (tried == 0) return 1;
+  if (correct == tried) return 1;
   const auto [centre, width] = wilson(*this);
   return std::min(1.0, centre + width);
 }

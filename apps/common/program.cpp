@@ -1,0 +1,100 @@
+#include "apps/common/program.h"
+
+#include <cctype>
+#include <csignal>
+#include <cstdlib>
+#include <iostream>
+#include <new>
+
+namespace clip {
+namespace {
+
+// The one thing a signal handler may touch.
+volatile std::sig_atomic_t stop_signal = 0;
+
+void remember_signal(int signal) {
+  stop_signal = signal;
+  std::signal(signal, SIG_DFL);
+}
+
+}  // namespace
+
+std::string one_line(std::string text) {
+  for (char& c : text)
+    if (std::iscntrl(static_cast<unsigned char>(c)) != 0) c = ' ';
+  return text;
+}
+
+int run_program(const std::string& name, const std::function<void()>& body) {
+  const auto fail = [&](const std::string& sentence, int code) {
+    std::cout.flush();
+    std::cerr << concat(name, ": ", one_line(sentence), '\n');
+    return code;
+  };
+  try {
+    body();
+    std::cout.flush();
+    if (!std::cout) return fail("standard output cannot be written", 1);
+    return 0;
+  } catch (const UsageError& error) {
+    return fail(concat(error.what(), " (", name, " --help lists the options)"), 2);
+  } catch (const std::bad_alloc&) {
+    return fail("there is not enough memory; try a smaller batch or model", 1);
+  } catch (const std::exception& error) {
+    return fail(error.what(), 1);
+  }
+}
+
+boost::program_options::variables_map parse_options(
+    int argc, const char* const* argv, const boost::program_options::options_description& options,
+    const std::string& usage) {
+  namespace po = boost::program_options;
+  try {
+    po::variables_map values;
+    using Style = po::command_line_style::style_t;
+    const int style = Style::unix_style & ~Style::allow_guessing;  // a prefix is no option
+    const auto parsed = po::command_line_parser(argc, argv).options(options).style(style).run();
+    for (const po::option& option : parsed.options)
+      if (option.position_key >= 0)
+        throw UsageError(concat("unexpected argument '", option.value.at(0), "'"));
+    po::store(parsed, values);
+    if (values.count("help") > 0) {
+      std::cout << usage << '\n' << options;
+      std::exit(0);
+    }
+    return values;
+  } catch (const po::error& error) {
+    throw UsageError(error.what());
+  }
+}
+
+ChosenDevice choose_device(const std::string& name) {
+  if (name == "cpu") return {&cpu_backend(), nullptr};
+  const auto gpu = [](int index) {
+    ChosenDevice chosen;
+    chosen.owned = make_cuda_backend(index);
+    chosen.backend = chosen.owned.get();
+    return chosen;
+  };
+  if (name == "auto") {
+    try {
+      return gpu(0);
+    } catch (const Error&) {
+      return {&cpu_backend(), nullptr};  // no GPU here, or none in this build
+    }
+  }
+  if (name == "cuda") return gpu(0);
+  if (name.starts_with("cuda:") && name.size() > 5 && name.size() < 9 &&
+      name.find_first_not_of("0123456789", 5) == std::string::npos)
+    return gpu(std::stoi(name.substr(5)));
+  throw UsageError(concat("--device must be auto, cpu, cuda or cuda:i, got '", name, "'"));
+}
+
+void catch_stop_signals() {
+  std::signal(SIGINT, remember_signal);
+  std::signal(SIGTERM, remember_signal);
+}
+
+bool stop_requested() { return stop_signal != 0; }
+
+}  // namespace clip

@@ -1,0 +1,39 @@
+// What every program does: one sentence for an error, an exit code, the device, asking it to stop.
+#pragma once
+
+#include <boost/program_options.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "engine/backend.h"
+
+namespace clip {
+
+/// Runs a program's body. clip::UsageError and unknown or malformed options: one sentence on stderr
+/// and exit code 2; any other failure: one sentence and exit code 1.
+int run_program(const std::string& name, const std::function<void()>& body);
+
+/// Control characters become spaces: names of files and labels may hold anything.
+std::string one_line(std::string text);
+
+/// Parses argv into `options`, refusing what is not known; "--help" prints `usage`, the options and
+/// their defaults, and ends the program with exit code 0.
+/// throws UsageError that names the option
+boost::program_options::variables_map parse_options(
+    int argc, const char* const* argv, const boost::program_options::options_description& options,
+    const std::string& usage);
+
+/// A device by name. "auto" is the first GPU that works, else the CPU.
+struct ChosenDevice {
+  Backend* backend = nullptr;
+  std::unique_ptr<Backend> owned;  ///< a GPU's
+};
+/// throws UsageError if the name is none of auto, cpu, cuda, cuda:i; Error if there is no such GPU
+ChosenDevice choose_device(const std::string& name);
+
+/// From now on Ctrl-C and SIGTERM only set stop_requested(); a second one ends the program at once.
+void catch_stop_signals();
+bool stop_requested();
+
+}  // namespace clip

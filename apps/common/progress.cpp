@@ -1,0 +1,153 @@
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <iostream>
+
+#include "apps/common/program.h"
+#include "apps/common/training_run.h"
+
+namespace clip {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
+
+template <class... Values>
+std::string formatted(const char* format, Values... values) {
+  char text[256];
+  std::snprintf(text, sizeof text, format, values...);
+  return text;
+}
+
+std::string clock_text(double seconds) {
+  const long whole = std::lround(seconds);
+  return whole < 3600 ? formatted("%ld:%02ld", whole / 60, whole % 60)
+                      : formatted("%ld:%02ld:%02ld", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
+nlohmann::json to_json(const Proportion& p) {
+  return {{"value", p.value()},
+          {"correct", p.correct},
+          {"tried", p.tried},
+          {"low", p.low()},
+          {"high", p.high()}};
+}
+
+std::string line_of(const char* what, const Proportion& p) {
+  return formatted("  %-32s %5.1f %%   (%lld of %lld, 95 %%: %.1f to %.1f)\n", what,
+                   100 * p.value(), static_cast<long long>(p.correct),
+                   static_cast<long long>(p.tried), 100 * p.low(), 100 * p.high());
+}
+
+}  // namespace
+
+Progress::Progress(const RunFolder& run, const TrainOptions& options, int64_t first_step,
+                   int64_t last_step)
+    : run_(run),
+      first_step_(first_step),
+      last_step_(last_step),
+      log_every_(options.log_every),
+      batch_size_(options.batch_size),
+      terminal_(isatty(STDOUT_FILENO) != 0),
+      start_(Clock::now()),
+      last_told_(start_),
+      last_told_step_(first_step) {}
+
+void Progress::step(int64_t step, double lr, const StepMetrics& metrics, const HostBatch& batch,
+                    double logit_scale) {
+  if (metrics.skipped)
+    say(concat("step ", step, ": the gradient's norm is not finite; the step was skipped"));
+  if (step % log_every_ != 0 && step != 1 && step != last_step_) return;
+  const auto now = Clock::now();
+  const double rate = static_cast<double>((step - last_told_step_) * batch_size_) /
+                      seconds_between(last_told_, now);
+  const double left = seconds_between(start_, now) / static_cast<double>(step - first_step_) *
+                      static_cast<double>(last_step_ - step);
+  last_told_ = now;
+  last_told_step_ = step;
+  const double floor = loss_floor(batch.tokens);
+  const double chance_loss = std::log(static_cast<double>(batch.tokens.size()));
+  const double top1 = in_batch_top1(metrics.image_features, metrics.text_features, batch.tokens);
+  run_.log({{"step", step},
+            {"loss", metrics.loss},
+            {"loss_floor", floor},
+            {"loss_chance", chance_loss},
+            {"logit_scale", logit_scale},
+            {"lr", lr},
+            {"grad_norm", metrics.gradient_norm},
+            {"skipped", metrics.skipped},
+            {"in_batch_top1", top1},
+            {"pairs_per_s", rate}});
+  const std::string line = formatted(
+      "step %5lld/%lld  loss %.3f (floor %.3f, ln G %.3f)  scale %5.1f  top-1 %5.1f %%  %5.0f "
+      "pairs/s  %s left",
+      static_cast<long long>(step), static_cast<long long>(last_step_), metrics.loss, floor,
+      chance_loss, std::exp(logit_scale), 100 * top1, rate, clock_text(left).c_str());
+  std::cout << (terminal_ ? "\r\033[K" : "") << line
+            << (terminal_ && step != last_step_ ? "" : "\n") << std::flush;
+}
+
+void Progress::say(const std::string& sentence) {
+  std::cout << (terminal_ ? "\r\033[K" : "") << one_line(sentence) << std::endl;
+}
+
+void report_scenes(const SceneReport& report, const RunFolder& run, int64_t step) {
+  run.log({{"step", step},
+           {"eval",
+            {{"seen", to_json(report.seen)},
+             {"unseen_cells", to_json(report.unseen_cells)},
+             {"unseen_objects", to_json(report.unseen_objects)},
+             {"chance", report.chance},
+             {"color", to_json(report.color)},
+             {"object", to_json(report.object)},
+             {"size", to_json(report.size)},
+             {"count", to_json(report.count)},
+             {"text_of_image", to_json(report.retrieval.text_of_image)},
+             {"image_of_text", to_json(report.retrieval.image_of_text)}}}});
+  std::cout << formatted("\nZero-shot top-1 among %.0f captions (chance %.2f %%)\n",
+                         1 / report.chance, 100 * report.chance)
+            << line_of("seen cells", report.seen) << line_of("unseen cells", report.unseen_cells)
+            << line_of("unseen objects", report.unseen_objects)
+            << "One word in question, unseen cells\n"
+            << line_of("colour (8)", report.color) << line_of("object (50)", report.object)
+            << line_of("size (2)", report.size) << line_of("count (3)", report.count)
+            << "Retrieval R@1, unseen cells\n"
+            << line_of("caption of a picture", report.retrieval.text_of_image)
+            << line_of("picture of a caption", report.retrieval.image_of_text);
+}
+
+void report_retrieval(const Retrieval& retrieval, const RunFolder& run, int64_t step) {
+  run.log({{"step", step},
+           {"eval",
+            {{"text_of_image", to_json(retrieval.text_of_image)},
+             {"image_of_text", to_json(retrieval.image_of_text)}}}});
+  std::cout << "\nRetrieval R@1 on --val-data\n"
+            << line_of("caption of a picture", retrieval.text_of_image)
+            << line_of("picture of a caption", retrieval.image_of_text);
+}
+
+std::string write_samples(const EmojiScenes& scenes, const RunFolder& run) {
+  const std::filesystem::path folder = std::filesystem::path(run.path()) / "samples";
+  std::error_code failure;
+  std::filesystem::create_directories(folder, failure);
+  CLIP_CHECK(!failure, "cannot make ", folder.string(), ": ", failure.message());
+  std::string labels;
+  for (int64_t i = 0; i < 4; ++i) {
+    Scene scene = scenes.scene(SceneSplit::kUnseenCells, i);
+    scene.count = 0;
+    scene.size = 1;
+    save_png(scenes.draw(scene, 0, static_cast<uint64_t>(i)),
+             (folder / concat(i + 1, ".png")).string());
+    labels += concat(i == 0 ? "" : ",", scenes.object_name(scene.object), " on a ",
+                     scenes.color_name(scene.color), " background");
+  }
+  return concat("./apps/zero_shot --checkpoint ", run.path(), " --images ", folder.string(),
+                "/*.png --labels \"", labels, "\" --template \"a large {}\"");
+}
+
+}  // namespace clip

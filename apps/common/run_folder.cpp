@@ -1,0 +1,121 @@
+#include "apps/common/run_folder.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "engine/check.h"
+#include "models/atomic_file.h"
+
+namespace fs = std::filesystem;
+
+namespace clip {
+namespace {
+
+constexpr const char* kConfig = "config.json";
+constexpr const char* kLog = "log.jsonl";
+
+std::string inside(const std::string& folder, const char* file) {
+  return (fs::path(folder) / file).string();
+}
+
+/// Drops what going on from `step` makes again, and a last line that a kill cut short.
+void cut_log(const std::string& path, int64_t step) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return;
+  std::string kept, line;
+  while (std::getline(file, line)) {
+    const auto entry = nlohmann::json::parse(line, nullptr, false);
+    if (!entry.is_object() || !entry.contains("step") || !entry["step"].is_number()) continue;
+    const int64_t last = entry.contains("eval") ? step - 1 : step;
+    if (entry["step"].get<int64_t>() <= last) kept += line + '\n';
+  }
+  write_file(path, kept);
+}
+
+/// Makes the folder with its config.json in it, so that no run is ever without. A name that another
+/// run has taken, even a moment ago, is refused.
+void make_run(const std::string& path, const std::string& config) {
+  std::error_code failure;
+  fs::create_directories(fs::path(path).parent_path(), failure);
+  CLIP_CHECK(!failure, "cannot make the run folder ", path, ": ", failure.message());
+  const AtomicFolder folder(path);
+  try {
+    write_file(inside(folder.temporary(), kConfig), config);
+  } catch (const Error& error) {
+    throw Error(concat("cannot make the run folder ", path, ": ", error.what()));
+  }
+  fs::rename(folder.temporary(), path, failure);  // fails where there is a folder with files in it
+  CLIP_CHECK(!fs::exists(folder.temporary()), "cannot make the run folder ", path, ": ",
+             failure.message());
+}
+
+}  // namespace
+
+RunFolder::RunFolder(const std::string& path, const nlohmann::json& config, bool resume,
+                     int64_t resume_step)
+    : path_(path) {
+  const std::string text = config.dump(2) + '\n';
+  if (resume) {
+    cut_log(inside(path, kLog), resume_step);
+    write_file(inside(path, kConfig), text);
+    return;
+  }
+  std::error_code ignored;
+  CLIP_CHECK(!fs::exists(path, ignored), "the run ", path,
+             " exists already; choose another --name, or go on with --resume ", path);
+  make_run(path, text);
+}
+
+std::string RunFolder::checkpoint(int64_t step) const {
+  return (fs::path(path_) / "checkpoints" / concat("step_", step)).string();
+}
+
+void RunFolder::log(const nlohmann::json& line) const {
+  const std::string path = inside(path_, kLog);
+  std::ofstream file(path, std::ios::app | std::ios::binary);
+  file << line.dump() + '\n' << std::flush;
+  CLIP_CHECK(file.good(), "cannot write ", path, "; is the folder writable and the disk not full?");
+}
+
+void remove_folder(const std::string& path) {
+  const fs::path folder(path);
+  // A temporary's name as in models/atomic_file.h: should it stay, the next write there removes it.
+  const std::string name = concat('.', folder.filename().string(), ".tmp-", ::getpid(), "-0");
+  std::error_code failure;
+  fs::rename(folder, folder.parent_path() / name, failure);
+  if (!failure) fs::remove_all(folder.parent_path() / name, failure);
+  CLIP_CHECK(!failure, "cannot remove ", path, ": ", failure.message());
+}
+
+bool is_run(const std::string& path) {
+  std::error_code ignored;
+  return fs::is_regular_file(inside(path, kConfig), ignored);
+}
+
+std::string unused_run_name(const std::string& logs, const std::string& prefix) {
+  for (int64_t number = 1;; ++number) {
+    const std::string name = concat(prefix, '-', number);
+    std::error_code ignored;
+    if (!fs::exists(fs::path(logs) / name, ignored)) return name;
+  }
+}
+
+std::string latest_run(const std::string& logs) {
+  std::error_code failure;
+  fs::path latest;
+  fs::file_time_type newest{};
+  for (const auto& entry : fs::directory_iterator(logs, failure)) {
+    const std::string run = entry.path().string();
+    if (!is_run(run) || entry.path().filename().string().starts_with('.')) continue;
+    std::error_code absent;
+    auto written = fs::last_write_time(inside(run, kLog), absent);
+    if (absent) written = fs::last_write_time(inside(run, kConfig), absent);
+    if (latest.empty() || written > newest) std::tie(latest, newest) = std::pair(run, written);
+  }
+  CLIP_CHECK(!latest.empty(), "--resume latest: there is no run under ", logs);
+  return latest.string();
+}
+
+}  // namespace clip

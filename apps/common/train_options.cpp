@@ -1,0 +1,258 @@
+#include "apps/common/train_options.h"
+
+#include <cmath>
+#include <filesystem>
+
+#include "apps/common/program.h"
+#include "apps/common/run_folder.h"
+#include "models/atomic_file.h"
+#include "models/checkpoint.h"
+
+namespace po = boost::program_options;
+namespace fs = std::filesystem;
+
+namespace clip {
+namespace {
+
+/// Defaults of the built-in data and of a user's own differ: a recipe for each.
+struct Recipe {
+  const char* model;
+  int64_t batch_size, steps;
+  double lr, weight_decay;
+};
+constexpr Recipe kEmoji = {"emoji", 128, 1000, 1e-3, 0.1};
+constexpr Recipe kOwnData = {"tiny", 256, -1, 5e-4, 0.2};
+
+std::string usage() {
+  return concat(
+      "Trains CLIP. Without options: a small model on emoji scenes, about two minutes on two "
+      "cores.\nExample:\n  ./apps/train --train-data pairs.csv --batch-size 256 --epochs 10 --name "
+      "first\nWith --train-data the defaults are --model ",
+      kOwnData.model, " --batch-size ", kOwnData.batch_size, " --steps ", kOwnData.steps, " --lr ",
+      kOwnData.lr, " --wd ", kOwnData.weight_decay, ".\n");
+}
+
+po::options_description option_list(const Recipe& recipe) {
+  const auto text = [](const std::string& value = "") {
+    return po::value<std::string>()->default_value(value);
+  };
+  const auto number = [](int64_t value) { return po::value<int64_t>()->default_value(value); };
+  const auto real = [](double value) {
+    return po::value<double>()->default_value(value, concat(value));
+  };
+  po::options_description options("Options");
+  // clang-format off
+  options.add_options()
+    ("help", "print this and exit")
+    ("train-data", text(), "pairs: a CSV or TSV, a folder of pictures with .txt beside them, or tar shards "
+                           "\"shard-{0000..0009}.tar\"; empty: emoji scenes")
+    ("val-data", text(), "pairs to measure retrieval on at the end, in the same forms")
+    ("csv-img-key", text("filepath"), "CSV column of the picture's path")
+    ("csv-caption-key", text("title"), "CSV column of the caption")
+    ("csv-separator", text(), "one character; empty: tab or comma, as the header has it")
+    ("font", text(), "colour font of the emoji scenes; empty: the usual places")
+    ("model", text(recipe.model), "model by name, or an open_clip configuration file (.json)")
+    ("pretrained", text(), "checkpoint folder to start from; model and tokenizer are its own")
+    ("tokenizer", text(), "tokenizer.json or merges file; empty: a vocabulary is learned from the captions")
+    ("batch-size", number(recipe.batch_size), "pairs of a step")
+    ("steps", number(recipe.steps), "steps; -1: by --epochs; 0: write the initial checkpoint")
+    ("epochs", number(32), "passes over the data, where --steps is -1")
+    ("lr", real(recipe.lr), "largest learning rate")
+    ("lr-scheduler", text("cosine"), "cosine or const")
+    ("warmup", number(-1), "steps of linear warm-up; -1: a twentieth of the run, at most 2000")
+    ("wd", real(recipe.weight_decay), "weight decay of matrices")
+    ("beta1", real(0.9), "AdamW")
+    ("beta2", real(0.98), "AdamW")
+    ("eps", real(1e-6), "AdamW")
+    ("grad-clip-norm", real(1.0), "largest gradient norm; 0: no clipping")
+    ("seed", number(0), "of weights, data order and crops")
+    ("no-shuffle", po::bool_switch(), "take the samples in their order")
+    ("augment", text("crop"), "crop (random resized crop of 90 to 100 % of the area) or none")
+    ("workers", number(2), "threads that read and draw pictures")
+    ("device", text("auto"), "auto, cpu or cuda[:i]")
+    ("logs", text("runs"), "folder of all runs")
+    ("name", text(), "the run's folder under --logs; empty: the model's name and a number")
+    ("log-every-n-steps", number(10), "steps between log lines")
+    ("save-frequency", number(1), "epochs between checkpoints; 0: at the end alone")
+    ("save-steps", number(0), "steps between checkpoints, besides; 0: none")
+    ("delete-previous-checkpoint", po::bool_switch(), "keep the newest checkpoint alone")
+    ("resume", text(), "latest, a run's folder or a checkpoint: go on as if never stopped; the run's options hold "
+                       "unless given anew")
+    ("config", text(), "JSON file of options, such as a run's config.json; the command line comes first");
+  // clang-format on
+  return options;
+}
+
+nlohmann::json read_json(const std::string& option, const std::string& path) {
+  auto json = nlohmann::json::parse(read_file(path, 1 << 20), nullptr, false);
+  if (!json.is_object())
+    throw UsageError(concat(option, ": ", path, " is not a JSON object of options"));
+  return json;
+}
+
+/// Options of a JSON object as if they had been typed, of lower rank than what `values` holds.
+void store_json(const nlohmann::json& json, const std::string& path,
+                const po::options_description& options, po::variables_map& values) {
+  po::parsed_options parsed(&options);
+  for (const auto& [key, value] : json.items()) {
+    const po::option_description* known = options.find_nothrow(key, false);
+    if (known == nullptr) throw UsageError(concat(path, ": there is no option '", key, "'"));
+    const bool is_switch = known->semantic()->max_tokens() == 0;
+    if (is_switch != value.is_boolean() || value.is_structured() || value.is_null())
+      throw UsageError(concat(path, ": option '", key, "' cannot be ", value.dump()));
+    if (is_switch && !value.get<bool>()) continue;
+    po::option option;
+    option.string_key = key;
+    if (!is_switch)
+      option.value.push_back(value.is_string() ? value.get<std::string>() : value.dump());
+    parsed.options.push_back(std::move(option));
+  }
+  try {
+    po::store(parsed, values);
+  } catch (const po::error& error) {
+    throw UsageError(concat(path, ": ", error.what()));
+  }
+}
+
+int64_t at_least(const po::variables_map& values, const char* name, int64_t least,
+                 int64_t most = std::numeric_limits<int64_t>::max()) {
+  const int64_t value = values[name].as<int64_t>();
+  if (value < least)
+    throw UsageError(concat("--", name, " must be at least ", least, ", got ", value));
+  if (value > most)
+    throw UsageError(concat("--", name, " must be at most ", most, ", got ", value));
+  return value;
+}
+
+double within(const po::variables_map& values, const char* name, double low, double high) {
+  const double value = values[name].as<double>();
+  if (!(low <= value && value <= high))
+    throw UsageError(concat("--", name, " must be from ", low, " to ", high, ", got ", value));
+  return value;
+}
+
+std::string one_of(const po::variables_map& values, const char* name, const std::string& a,
+                   const std::string& b) {
+  const std::string value = values[name].as<std::string>();
+  if (value != a && value != b)
+    throw UsageError(concat("--", name, " must be ", a, " or ", b, ", got '", value, "'"));
+  return value;
+}
+
+constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
+
+/// Everything but where the run is kept and how it is watched.
+nlohmann::json to_json(const po::variables_map& values) {
+  nlohmann::json json;
+  for (const auto& [name, value] : values) {
+    if (name == "help" || name == "resume" || name == "config" || name == "name" || name == "logs")
+      continue;
+    if (value.value().type() == typeid(std::string)) {
+      json[name] = value.as<std::string>();
+      if (json[name] != nlohmann::json::parse(json[name].dump(-1, ' ', false, kReplace)))
+        throw UsageError(concat("--", name, " must be UTF-8, got '", value.as<std::string>(), "'"));
+    }
+    if (value.value().type() == typeid(int64_t)) json[name] = value.as<int64_t>();
+    if (value.value().type() == typeid(double)) json[name] = value.as<double>();
+    if (value.value().type() == typeid(bool)) json[name] = value.as<bool>();
+  }
+  return json;
+}
+
+/// The checkpoint to go on from and the folder to go on in.
+void resolve_resume(const std::string& resume, TrainOptions& options) {
+  const bool named = !options.name.empty();
+  std::string from = resume;
+  if (resume == "latest")
+    from = named ? (fs::path(options.logs) / options.name).string() : latest_run(options.logs);
+  // A run that was killed before its first checkpoint starts over.
+  const bool has_checkpoint = !is_run(from) || newest_checkpoint(from).has_value();
+  if (has_checkpoint) options.resume_checkpoint = find_checkpoint(from);
+  const fs::path checkpoint = fs::weakly_canonical(options.resume_checkpoint);
+  const fs::path own_run =
+      has_checkpoint ? checkpoint.parent_path().parent_path() : fs::weakly_canonical(from);
+  options.resume_config = (own_run / "config.json").string();
+  options.run_folder = named ? (fs::path(options.logs) / options.name).string() : own_run.string();
+  if (fs::weakly_canonical(options.run_folder) != own_run)
+    return;  // goes on as a run of another name
+  options.run_folder = fs::proximate(own_run).string();
+  options.same_run = true;
+  if (!has_checkpoint) return;
+  const std::string newest =
+      newest_checkpoint(options.run_folder).value_or(options.resume_checkpoint);
+  if (!fs::equivalent(newest, checkpoint))
+    throw UsageError(
+        concat("--resume ", resume, ": the run has a newer checkpoint, ", newest,
+               ", which going on would overwrite; resume that one, or give the new run a --name"));
+}
+
+}  // namespace
+
+TrainOptions parse_train_options(int argc, const char* const* argv) {
+  // Which recipe holds, and which files add options, is known after a first look.
+  auto first_look = parse_options(argc, argv, option_list(kEmoji), usage());
+  TrainOptions options;
+  options.logs = first_look["logs"].as<std::string>();
+  options.name = first_look["name"].as<std::string>();
+  const std::string resume = first_look["resume"].as<std::string>(),
+                    config = first_look["config"].as<std::string>();
+  if (!resume.empty()) resolve_resume(resume, options);
+
+  std::vector<std::pair<std::string, nlohmann::json>> files;
+  if (!config.empty()) files.emplace_back(config, read_json("--config", config));
+  if (!resume.empty())
+    files.emplace_back(options.resume_config, read_json("--resume", options.resume_config));
+  std::string train_data = first_look["train-data"].as<std::string>();
+  for (const auto& [path, json] : files)
+    if (train_data.empty() && json.contains("train-data") && json["train-data"].is_string())
+      train_data = json["train-data"].get<std::string>();
+
+  const po::options_description list = option_list(train_data.empty() ? kEmoji : kOwnData);
+  po::variables_map values = parse_options(argc, argv, list, usage());
+  for (const auto& [path, json] : files) store_json(json, path, list, values);
+
+  const auto text = [&](const char* name) { return values[name].as<std::string>(); };
+  options.model = text("model");
+  options.pretrained = text("pretrained");
+  options.tokenizer = text("tokenizer");
+  options.train_data = text("train-data");
+  options.val_data = text("val-data");
+  options.csv_image_key = text("csv-img-key");
+  options.csv_caption_key = text("csv-caption-key");
+  options.csv_separator = text("csv-separator");
+  options.font = text("font");
+  options.shuffle = !values["no-shuffle"].as<bool>();
+  options.augment = one_of(values, "augment", "crop", "none") == "crop";
+  options.workers = at_least(values, "workers", 0, 1024);
+  options.batch_size = at_least(values, "batch-size", 1);
+  const bool by_epochs = values["steps"].defaulted() && !values["epochs"].defaulted();
+  options.steps = by_epochs ? -1 : at_least(values, "steps", -1);
+  options.epochs = at_least(values, "epochs", 0);
+  options.lr = {.lr = within(values, "lr", 0, 10),
+                .warmup_steps = at_least(values, "warmup", -1),
+                .total_steps = 0,
+                .schedule = one_of(values, "lr-scheduler", "cosine", "const") == "cosine"
+                                ? LearningRate::Schedule::kCosine
+                                : LearningRate::Schedule::kConstant};
+  options.optimizer = {.beta1 = within(values, "beta1", 0, 0.999999),
+                       .beta2 = within(values, "beta2", 0, 0.999999),
+                       .eps = within(values, "eps", 0, 1),
+                       .weight_decay = within(values, "wd", 0, 10),
+                       .max_norm = within(values, "grad-clip-norm", 0, 1e9)};
+  options.seed = static_cast<uint64_t>(at_least(values, "seed", 0));
+  options.device = text("device");
+  options.log_every = at_least(values, "log-every-n-steps", 1);
+  options.save_epochs = at_least(values, "save-frequency", 0);
+  options.save_steps = at_least(values, "save-steps", 0);
+  options.delete_previous = values["delete-previous-checkpoint"].as<bool>();
+  options.json = to_json(values);
+  options.json["steps"] = options.steps;
+  if (options.run_folder.empty()) {
+    if (options.name.empty())
+      options.name = unused_run_name(options.logs, fs::path(options.model).stem().string());
+    options.run_folder = (fs::path(options.logs) / options.name).string();
+  }
+  return options;
+}
+
+}  // namespace clip

@@ -1,0 +1,50 @@
+// What a training run is made with: the command line over a file over a resumed run's options over
+// the defaults.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "autograd/optimizer.h"
+
+namespace clip {
+
+/// Named like open_clip's options where they mean the same.
+struct TrainOptions {
+  std::string model;
+  std::string pretrained;
+  std::string tokenizer;
+  std::string train_data;  ///< empty: emoji scenes
+  std::string val_data;
+  std::string csv_image_key, csv_caption_key, csv_separator;
+  std::string font;
+  bool shuffle = true;
+  bool augment = true;
+  int64_t workers = 0;
+
+  int64_t batch_size = 0;
+  int64_t steps = 0;  ///< -1: as many as `epochs` make
+  int64_t epochs = 0;
+  LearningRate lr;  ///< total_steps is set once the data are known
+  OptimizerOptions optimizer;
+  uint64_t seed = 0;
+  std::string device;
+
+  std::string logs, name;
+  int64_t log_every = 0;
+  int64_t save_epochs = 0;  ///< epochs between checkpoints, 0: at the end alone
+  int64_t save_steps = 0;   ///< steps between checkpoints besides
+  bool delete_previous = false;
+
+  std::string run_folder;         ///< logs/name
+  std::string resume_checkpoint;  ///< empty: training starts at step 0
+  std::string resume_config;      ///< the options of the run to go on from
+  bool same_run = false;          ///< run_folder is the run that goes on, with its log
+  nlohmann::json json;            ///< every option that makes the run what it is; --config reads it
+};
+
+/// throws UsageError that names the option, what was expected and what was given
+TrainOptions parse_train_options(int argc, const char* const* argv);
+
+}  // namespace clip
