@@ -133,7 +133,8 @@ SceneReport evaluate_scenes(const Clip& clip, const Tokenizer& tokenizer, const 
     return ask(clip, scenes, candidates, split, scenes_per_split);
   };
   SceneReport report;
-  report.chance = 1.0 / static_cast<double>(objects * colors);
+  report.objects = objects;
+  report.colors = colors;
   report.seen = proportion_of(scenes, asked(SceneSplit::kSeen), vary_cell);
   report.unseen_objects = proportion_of(scenes, asked(SceneSplit::kUnseenObjects), vary_cell);
   const Asked unseen = asked(SceneSplit::kUnseenCells);

@@ -21,7 +21,7 @@ Retrieval retrieve(const Tensor& images, const Tensor& texts);
 /// color) pairs with its count and size words kept true, its own is nearest.
 struct SceneReport {
   Proportion seen, unseen_cells, unseen_objects;
-  double chance = 0;  ///< 1 / (objects * colors)
+  int64_t objects = 0, colors = 0;  ///< chance is 1 / (objects * colors)
   Proportion object, color, size,
       count;            ///< one word in question, the rest kept true; on unseen cells
   Retrieval retrieval;  ///< among unseen-cell scenes whose captions differ

@@ -5,6 +5,9 @@
 set -u
 cd "$(dirname "$0")/.."
 
+# Tests are many short loops: threads that spin between them would steal from each other on a busy machine.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
 filter=${FILTER:-*}
 [[ -z ${SKIP_SLOW:-} ]] || filter+=':-Slow*:*/Slow*'
 limit=${TEST_TIMEOUT:-300}

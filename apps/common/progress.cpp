@@ -38,8 +38,8 @@ nlohmann::json to_json(const Proportion& p) {
           {"high", p.high()}};
 }
 
-std::string line_of(const char* what, const Proportion& p) {
-  return formatted("  %-32s %5.1f %%   (%lld of %lld, 95 %%: %.1f to %.1f)\n", what,
+std::string line_of(const std::string& what, const Proportion& p) {
+  return formatted("  %-32s %5.1f %%   (%lld of %lld, 95 %%: %.1f to %.1f)\n", what.c_str(),
                    100 * p.value(), static_cast<long long>(p.correct),
                    static_cast<long long>(p.tried), 100 * p.low(), 100 * p.high());
 }
@@ -97,24 +97,26 @@ void Progress::say(const std::string& sentence) {
 }
 
 void report_scenes(const SceneReport& report, const RunFolder& run, int64_t step) {
+  const double chance = 1.0 / static_cast<double>(report.objects * report.colors);
   run.log({{"step", step},
            {"eval",
             {{"seen", to_json(report.seen)},
              {"unseen_cells", to_json(report.unseen_cells)},
              {"unseen_objects", to_json(report.unseen_objects)},
-             {"chance", report.chance},
+             {"chance", chance},
              {"color", to_json(report.color)},
              {"object", to_json(report.object)},
              {"size", to_json(report.size)},
              {"count", to_json(report.count)},
              {"text_of_image", to_json(report.retrieval.text_of_image)},
              {"image_of_text", to_json(report.retrieval.image_of_text)}}}});
-  std::cout << formatted("\nZero-shot top-1 among %.0f captions (chance %.2f %%)\n",
-                         1 / report.chance, 100 * report.chance)
+  std::cout << formatted("\nZero-shot top-1 among %.0f captions (chance %.2f %%)\n", 1 / chance,
+                         100 * chance)
             << line_of("seen cells", report.seen) << line_of("unseen cells", report.unseen_cells)
             << line_of("unseen objects", report.unseen_objects)
             << "One word in question, unseen cells\n"
-            << line_of("colour (8)", report.color) << line_of("object (50)", report.object)
+            << line_of(concat("colour (", report.colors, ")"), report.color)
+            << line_of(concat("object (", report.objects, ")"), report.object)
             << line_of("size (2)", report.size) << line_of("count (3)", report.count)
             << "Retrieval R@1, unseen cells\n"
             << line_of("caption of a picture", report.retrieval.text_of_image)
