@@ -22,7 +22,7 @@ Variable attention(const Variable& qkv, const Sequences& sequences,
   check_heads(width, sequences, options);
   Backend& backend = qkv.backend();
   Tensor y = Tensor::empty(backend, {rows, width}, qkv.dtype());
-  Tensor log_sum_exp = Tensor::empty(backend, {options.heads, rows}, qkv.dtype());
+  Tensor log_sum_exp = Tensor::empty(backend, {options.heads, rows}, sum_dtype(qkv.dtype()));
   const auto part = [width](const Tensor& matrix, int64_t index) {
     return Columns{matrix, index * width, width};
   };
@@ -49,7 +49,7 @@ Variable attention(const Variable& q, const Variable& kv, const Sequences& seque
              " and ", kv.size(0));
   Backend& backend = q.backend();
   Tensor y = Tensor::like(q.value());
-  Tensor log_sum_exp = Tensor::empty(backend, {options.heads, rows}, q.dtype());
+  Tensor log_sum_exp = Tensor::empty(backend, {options.heads, rows}, sum_dtype(q.dtype()));
   const auto part = [width](const Tensor& matrix, int64_t index) {
     return Columns{matrix, index * width, width};
   };

@@ -17,7 +17,7 @@ Variable layer_norm(const Variable& x, const Variable& weight, const Variable& b
   check_norm("layer_norm", x, weight, bias);
   Backend& backend = x.backend();
   Tensor y = Tensor::like(x.value());
-  Tensor mean = Tensor::empty(backend, {x.size(0)}, x.dtype());
+  Tensor mean = Tensor::empty(backend, {x.size(0)}, sum_dtype(x.dtype()));
   Tensor rstd = Tensor::like(mean);
   backend.layer_norm_forward(y, mean, rstd, x.value(), weight.value(), bias.value(), eps);
   return record("layer_norm", y, {x, weight, bias}, [=, &backend](const Tensor& dy) {
@@ -41,7 +41,7 @@ ResidualNorm bias_residual_layer_norm(const Variable& residual, const Variable& 
   Backend& backend = x.backend();
   Tensor sum = Tensor::like(x.value());
   Tensor y = Tensor::like(sum);
-  Tensor mean = Tensor::empty(backend, {x.size(0)}, x.dtype());
+  Tensor mean = Tensor::empty(backend, {x.size(0)}, sum_dtype(x.dtype()));
   Tensor rstd = Tensor::like(mean);
   backend.bias_residual_layer_norm_forward(sum, y, mean, rstd, residual.value(), x.value(),
                                            x_bias.value(), weight.value(), bias.value(), eps);

@@ -19,6 +19,8 @@ enum class DType {
 };
 
 int64_t size_of(DType dtype);  ///< bytes of one element
+/// What statistics and sums over numbers of a dtype are kept in: F32 for BF16, else the dtype itself.
+inline DType sum_dtype(DType dtype) { return dtype == DType::kBF16 ? DType::kF32 : dtype; }
 const char* name_of(DType dtype);
 inline std::ostream& operator<<(std::ostream& out, DType dtype) { return out << name_of(dtype); }
 
