@@ -17,7 +17,8 @@ struct AppResult {
 };
 
 /// apps/<name> of the build this test belongs to, started in `folder`, which also keeps what it
-/// prints, standard output in the file (or terminal) `out`. Its threads sleep while they wait, so that a busy machine does not slow it twentyfold.
+/// prints, standard output in the file (or terminal) `out`. Its threads sleep while they wait, so
+/// that a busy machine does not slow it twentyfold.
 class AppProcess {
  public:
   AppProcess(const std::string& name, const std::vector<std::string>& arguments,
