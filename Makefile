@@ -2,14 +2,22 @@
 #
 # engine/ becomes libclip_cpu.so, compiled twice from the same sources: for every x86-64-v3 machine
 # and, under glibc-hwcaps/, for those with AVX-512. The system's loader takes the widest one the
-# machine can run, so no source file asks what it runs on. autograd/, models/ and cuda/ become
-# libclip.a; every apps/*.cpp is a program, every tests/*_test.cpp a test program; apps/common/ and
-# the other tests/*.cpp are what those share.
+# machine can run, so no source file asks what it runs on. autograd/ and models/ become libclip.a;
+# every apps/*.cpp is a program, every tests/*_test.cpp a test program; apps/common/ and the other
+# tests/*.cpp are what those share.
+#
+# cuda/*.cu becomes libclip_cuda.so where there is nvcc; programs load it when they are told to use a
+# GPU. With SIM the same files are compiled by $(CXX) into libclip.a, together with the simulated GPU
+# of tests/cudasim/; those programs go to build/sim/.
 
 # ---- What the caller may set --------------------------------------------------------------------
 CXX := g++
 OPTIMIZE := -O3
 SANITIZE :=#     address,undefined or thread: a build of its own beside the normal one
+CUDA :=#         no: leave the GPU out, although there is nvcc
+CUDA_ARCHS := 80 90# compute capabilities to compile for; of the last one PTX too
+SIM :=#          1: with the simulated GPU; address or thread: its kernels watched by that sanitizer
+SIM_KINDS := 1#  kinds of simulated GPU that make test runs; all: SIM_KINDS='1 address thread'
 TEST_TIMEOUT :=# seconds a test program may take
 FILTER :=#       GoogleTest filter, e.g. make test FILTER='Gelu*'
 TESTS :=#        test programs to run, e.g. make test TESTS='gelu_test types_test'
@@ -26,17 +34,43 @@ Q := $(if $(V),,@)
 
 # ---- Sources and flags --------------------------------------------------------------------------
 comma := ,
+machine := $(shell $(CXX) -dumpmachine 2>/dev/null)
 B := build$(if $(SANITIZE),/$(subst $(comma),-,$(SANITIZE)))
+# What differs with SIM; the rest of $(B) is shared.
+P := $(B)$(if $(SIM),/$(if $(filter 1,$(SIM)),sim,sim-$(SIM)))
+
+# The CUDA toolkit: nvcc for the GPU, NVIDIA's headers alone for the simulator.
+find_nvcc := command -v nvcc || ls $${CUDA_HOME:+"$$CUDA_HOME/bin/nvcc"} /usr/local/cuda/bin/nvcc 2>/dev/null
+nvcc := $(if $(filter no,$(CUDA)),,$(firstword $(shell $(find_nvcc))))
+cuda_home := $(if $(nvcc),$(patsubst %/bin/nvcc,%,$(realpath $(nvcc))))
+# Which file defines make_cuda_backend, the seam of the GPU: there is none, a library loaded at run
+# time, or the kernels themselves.
+gpu := $(if $(SIM),simulated,$(if $(and $(nvcc),$(if $(SANITIZE),,yes)),real,none))
+ifneq ($(SIM),)
+ifeq ($(cuda_home),)
+$(error SIM needs the headers of NVIDIA's CUDA toolkit: nvcc was not found in PATH, $$CUDA_HOME/bin or /usr/local/cuda/bin)
+endif
+ifeq ($(filter 1 address thread,$(SIM)),)
+$(error SIM must be 1, address or thread, got $(SIM))
+endif
+endif
 
 ENGINE_SOURCES := $(wildcard engine/*.cpp engine/cpu/*.cpp)
-# Defines make_cuda_backend. The seam of the GPU build: this file, or the kernels compiled by nvcc.
-CUDA_SOURCES := cuda/no_cuda.cpp
-CLIP_SOURCES := $(wildcard autograd/*.cpp models/*.cpp) $(CUDA_SOURCES)
+KERNEL_SOURCES := $(wildcard cuda/*.cu)
+# Of two ways to switch stacks, the one for this processor.
+CUDASIM_SOURCES := $(filter-out tests/cudasim/fiber_$(if $(filter x86_64%,$(machine)),ucontext,x86_64).cpp,$(wildcard tests/cudasim/*.cpp))
+CLIP_SOURCES := $(wildcard autograd/*.cpp models/*.cpp) \
+  $(if $(filter none,$(gpu)),cuda/no_cuda.cpp) $(if $(filter real,$(gpu)),cuda/load_library.cpp)
 APP_SOURCES := $(wildcard apps/*.cpp)
 APP_SUPPORT_SOURCES := $(wildcard apps/common/*.cpp)
-TEST_SOURCES := $(wildcard tests/*_test.cpp)
+# Tests of a GPU, real or simulated; of the simulated one alone; and of the simulator itself.
+GPU_TEST_SOURCES := $(wildcard tests/cuda_*_test.cpp)
+SIM_TEST_SOURCES := $(wildcard tests/cudasim_*_test.cpp)
+CUDASIM_TEST_SOURCES := $(wildcard tests/cudasim/*_test.cu)
+CPU_TEST_SOURCES := $(filter-out $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES),$(wildcard tests/*_test.cpp))
+TEST_SOURCES := $(CPU_TEST_SOURCES) $(if $(SIM),$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES))
 BENCH_SOURCES := $(wildcard tests/*_bench.cpp)
-TEST_SUPPORT_SOURCES := $(filter-out $(TEST_SOURCES) $(BENCH_SOURCES),$(wildcard tests/*.cpp))
+TEST_SUPPORT_SOURCES := $(filter-out %_test.cpp $(BENCH_SOURCES),$(wildcard tests/*.cpp))
 FORMATTED = $(shell find engine autograd models cuda apps tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # At -O3, GCC 12 suspects the standard library of overlapping copies ("text" + std::string, its bug
@@ -45,7 +79,7 @@ WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Werror -Wno-restrict -Wno-strin
 # The libraries' headers are system headers, so these warnings are about our own code only.
 CPPFLAGS += $(patsubst -I%,-isystem%,$(shell pkg-config --cflags-only-I freetype2 2>/dev/null))
 flags = -std=c++20 $(OPTIMIZE) -g1 -fno-math-errno -fno-trapping-math -fopenmp $(WARNINGS) $(CXXFLAGS)
-ifneq ($(filter x86_64%,$(shell $(CXX) -dumpmachine 2>/dev/null)),)
+ifneq ($(filter x86_64%,$(machine)),)
 baseline := -march=x86-64-v3
 wide := $(if $(SANITIZE),,-march=x86-64-v4 -mprefer-vector-width=512)
 endif
@@ -58,7 +92,23 @@ endif
 shared := -fPIC -fvisibility-inlines-hidden
 compile = $(CXX) $(CPPFLAGS) $(flags)
 link = $(CXX) $(CXXFLAGS) $(LDFLAGS) $(firstword $(sanitize)) -fopenmp -Wl,--as-needed
+
+# Kernels as C++: the simulator's headers shadow some of cuda/, and kernels read numbers as vectors.
+as_kernel = -isystem $(cuda_home)/include -Itests/cudasim -I. -include tests/cudasim/device.h \
+  -fno-strict-aliasing -Wno-unknown-pragmas -x c++
+ifneq ($(filter address thread,$(SIM)),)
+sim_sanitize := $(if $(filter address,$(SIM)),-fsanitize=address$(comma)undefined -fsanitize-sections=cudasim_shared,-fsanitize=thread) \
+  -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -Wno-maybe-uninitialized
+endif
+
+# Kernels for the GPU. A kernel that spills registers is a mistake, like every other warning.
+architectures = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+  -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+compile_kernel = $(nvcc) -std=c++20 -O3 -ccbin $(CXX) $(architectures) --expt-relaxed-constexpr \
+  --generate-line-info -Werror all-warnings -Xptxas -warn-spills -Xcompiler -fPIC,-Wall,-Wextra $(NVCCFLAGS)
+
 ENGINE_LIBS := -ldnnl
+CUDA_LIBS = -L$(cuda_home)/lib64 -lcublasLt -lcudart_static -ldl -lrt -lpthread -Wl,-rpath,$(cuda_home)/lib64
 CLIP_LIBS := -lboost_program_options -larchive -lstb -lfreetype -licuuc
 TEST_LIBS := -lgtest_main -lgtest -lpthread# gtest_main serves only programs without a main()
 
@@ -66,7 +116,11 @@ TEST_LIBS := -lgtest_main -lgtest -lpthread# gtest_main serves only programs wit
 objects = $(patsubst %.cpp,$(B)/obj/$(1)/%.o,$(2))
 engine_objects := $(call objects,baseline,$(ENGINE_SOURCES))
 wide_objects := $(if $(wide),$(call objects,wide,$(ENGINE_SOURCES)))
-clip_objects := $(call objects,clip,$(CLIP_SOURCES))
+cudasim_objects := $(call objects,sim,$(CUDASIM_SOURCES))
+simulated_kernels := $(KERNEL_SOURCES:%.cu=$(P)/obj/%.o)
+cudasim_test_objects := $(CUDASIM_TEST_SOURCES:%.cu=$(P)/obj/%.o)
+clip_objects := $(call objects,clip,$(CLIP_SOURCES)) \
+  $(if $(SIM),$(simulated_kernels) $(cudasim_objects))
 app_objects := $(call objects,clip,$(APP_SOURCES))
 app_support_objects := $(call objects,clip,$(APP_SUPPORT_SOURCES))
 support_objects := $(call objects,test,$(TEST_SUPPORT_SOURCES))
@@ -74,17 +128,20 @@ test_objects := $(call objects,test,$(TEST_SOURCES) $(BENCH_SOURCES))
 
 engine_library := $(B)/lib/libclip_cpu.so
 wide_library := $(if $(wide),$(B)/lib/glibc-hwcaps/x86-64-v4/libclip_cpu.so)
-libraries := $(engine_library) $(wide_library)
+kernel_library := $(if $(filter real,$(gpu)),$(B)/lib/libclip_cuda.so)
+kernel_objects := $(if $(kernel_library),$(KERNEL_SOURCES:%.cu=$(B)/obj/%.cu.o) $(call objects,baseline,cuda/library_entry.cpp))
+libraries := $(engine_library) $(wide_library) $(kernel_library)
 # In the order of linking: each calls only those after it.
-app_archives := $(B)/libclip_apps.a $(B)/libclip.a
-test_archives := $(B)/libclip_tests.a $(app_archives)
-apps := $(patsubst apps/%.cpp,$(B)/apps/%,$(APP_SOURCES))
-tests := $(patsubst tests/%.cpp,$(B)/tests/%,$(TEST_SOURCES))
-benches := $(patsubst tests/%.cpp,$(B)/tests/%,$(BENCH_SOURCES))
+app_archives := $(P)/libclip_apps.a $(P)/libclip.a
+test_archives := $(P)/libclip_tests.a $(app_archives)
+apps := $(patsubst apps/%.cpp,$(P)/apps/%,$(APP_SOURCES))
+tests := $(patsubst tests/%.cpp,$(P)/tests/%,$(TEST_SOURCES))
+cudasim_tests := $(patsubst tests/%.cu,$(P)/tests/%,$(if $(SIM),$(CUDASIM_TEST_SOURCES)))
+benches := $(patsubst tests/%.cpp,$(P)/tests/%,$(BENCH_SOURCES))
 # apps/<name> is a link to the normal build; other builds leave it alone.
-links := $(if $(SANITIZE),,$(APP_SOURCES:.cpp=))
+links := $(if $(SANITIZE)$(SIM),,$(APP_SOURCES:.cpp=))
 
-.PHONY: all test test-fast test-v3 bench check-layers format format-check tidy clean deps found help FORCE
+.PHONY: all sim-tests test test-fast test-v3 bench check-layers format format-check tidy clean deps found help FORCE
 all: $(libraries) $(app_archives) $(apps) $(links)
 
 # ---- Compile ------------------------------------------------------------------------------------
@@ -111,46 +168,78 @@ $(B)/obj/test/%.o: %.cpp $(B)/flags | $(B)/found
 	@mkdir -p $(@D)
 	$(Q)$(compile) $(baseline) -I'$(CURDIR)' -MMD -MP -c -o $@ $<
 
+$(B)/obj/sim/%.o: %.cpp $(B)/sim-flags | $(B)/found
+	$(call say,CXX,$<)
+	@mkdir -p $(@D)
+	$(Q)$(filter-out $(sanitize),$(compile)) $(baseline) $(as_kernel) -MMD -MP -c -o $@ $<
+
+$(P)/obj/%.o: %.cu $(B)/sim-flags | $(B)/found
+	$(call say,CXX,'$< (simulated$(if $(sim_sanitize), with -fsanitize=$(SIM)))')
+	@mkdir -p $(@D)
+	$(Q)$(compile) $(baseline) $(sim_sanitize) $(as_kernel) -MMD -MP -c -o $@ $<
+
+$(B)/obj/%.cu.o: %.cu $(B)/nvcc-flags | $(B)/found
+	$(call say,NVCC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(compile_kernel) -I. -MMD -MP -c -o $@ $<
+
 # ---- Link ---------------------------------------------------------------------------------------
 define link_engine
 $(call say,LINK,$@)
 @mkdir -p $(@D)
 $(Q)$(link) -shared -Wl,-soname,libclip_cpu.so -Wl,-z,defs -o $@ $(filter %.o,$^) $(ENGINE_LIBS)
 endef
-$(engine_library): $(engine_objects) $(B)/links
+$(engine_library): $(engine_objects) $(B)/engine-links
 	$(link_engine)
-$(wide_library): $(wide_objects) $(B)/links
+$(wide_library): $(wide_objects) $(B)/engine-links
 	$(link_engine)
 
-$(B)/libclip.a: $(clip_objects) $(B)/links
-$(B)/libclip_apps.a: $(app_support_objects) $(B)/links
-$(B)/libclip_tests.a: $(support_objects) $(B)/links
+$(kernel_library): $(kernel_objects) $(engine_library) $(B)/kernel-links
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(link) -shared -Wl,-soname,libclip_cuda.so -Wl,-z,defs -o $@ $(filter %.o,$^) -L$(B)/lib -lclip_cpu \
+	  $(CUDA_LIBS) -Wl,-rpath,'$$ORIGIN'
+
+$(P)/libclip.a: $(clip_objects) $(P)/links
+$(P)/libclip_apps.a: $(app_support_objects) $(P)/links
+$(P)/libclip_tests.a: $(support_objects) $(P)/links
 $(test_archives):
 	$(call say,AR,$@)
+	@mkdir -p $(@D)
 	$(Q)rm -f $@ && ar qcs $@ $(filter %.o,$^)
 
 define link_program
 $(call say,LINK,$@)
 @mkdir -p $(@D)
-$(Q)$(link) -o $@ $(filter %.o %.a,$^) -L$(B)/lib -lclip_cpu -Wl,-rpath,'$$ORIGIN/../lib' $(1)
+$(Q)$(link) $(firstword $(sim_sanitize)) -o $@ $(filter %.o %.a,$^) -L$(B)/lib -lclip_cpu -Wl,-rpath,'$$ORIGIN/$(if $(SIM),../)../lib' $(1)
 endef
-$(apps): $(B)/apps/%: $(B)/obj/clip/apps/%.o $(app_archives) $(libraries) $(B)/links
+$(apps): $(P)/apps/%: $(B)/obj/clip/apps/%.o $(app_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS))
-$(tests): $(B)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(B)/links
+$(tests): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
-$(benches): $(B)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(B)/links
+$(benches): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
+
+# These need nothing of the engine but its error class.
+$(cudasim_tests): $(P)/tests/%: $(P)/obj/tests/%.o $(P)/obj/cuda/check.o $(cudasim_objects) $(P)/links
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(link) $(firstword $(sim_sanitize)) -o $@ $(filter %.o,$^) $(TEST_LIBS)
 
 $(links): apps/%: $(B)/apps/%
 	@ln -sfn ../$< $@
 
 # ---- What the files depend on -------------------------------------------------------------------
--include $(patsubst %.o,%.d,$(engine_objects) $(wide_objects) $(clip_objects) $(app_objects) $(app_support_objects) $(support_objects) $(test_objects))
+-include $(patsubst %.o,%.d,$(engine_objects) $(wide_objects) $(clip_objects) $(app_objects) $(app_support_objects) $(support_objects) $(test_objects) $(cudasim_test_objects) $(kernel_objects))
 
 # Each holds one line and is rewritten only when that line changes.
 $(B)/flags: line = $(compile) | $(baseline) | $(wide) | $(shell $(CXX) -dumpfullversion)
-$(B)/links: line = $(link) | $(ENGINE_LIBS) $(CLIP_LIBS) $(TEST_LIBS) | $(ENGINE_SOURCES) $(CLIP_SOURCES) $(APP_SUPPORT_SOURCES) $(TEST_SUPPORT_SOURCES)
-$(B)/flags $(B)/links: FORCE
+$(B)/sim-flags: line = $(compile) | $(as_kernel)
+$(B)/engine-links: line = $(link) | $(ENGINE_LIBS) | $(ENGINE_SOURCES)
+$(P)/links: line = $(link) $(sim_sanitize) | $(CLIP_LIBS) $(TEST_LIBS) | $(CLIP_SOURCES) $(APP_SUPPORT_SOURCES) $(TEST_SUPPORT_SOURCES) $(KERNEL_SOURCES) $(CUDASIM_SOURCES)
+$(B)/nvcc-flags: line = $(compile_kernel) | $(shell $(nvcc) --version | tail -n 1)
+$(B)/kernel-links: line = $(link) | $(CUDA_LIBS) | $(KERNEL_SOURCES)
+$(addprefix $(B)/,flags sim-flags nvcc-flags engine-links kernel-links) $(P)/links: FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' $(call quoted,$(line)) | cmp -s - $@ || printf '%s\n' $(call quoted,$(line)) > $@
 quoted = '$(subst ','\'',$(1))'
@@ -177,7 +266,7 @@ fc-list 2>/dev/null | grep -q NotoColorEmoji || [[ -e /usr/share/fonts/truetype/
   && row 'Noto Color Emoji' found || row 'Noto Color Emoji' 'not found: the default data are drawn shapes'; \
 row kernels '$(if $(wide),x86-64-v3 and x86-64-v4 (AVX-512)$(comma) chosen when a program starts,one set)'; \
 command -v mpicxx >/dev/null && row MPI 'found, not used yet: one process' || row MPI 'not found: one process'; \
-command -v nvcc >/dev/null && row nvcc 'found, not used yet: CPU only' || row nvcc 'not found: CPU only'; \
+row nvcc '$(or $(nvcc),$(if $(filter no,$(CUDA)),left out (CUDA=no),not found)$(comma) so neither GPU nor its simulator)'; \
 $(call has_header,nccl.h) && row NCCL 'found, not used yet' || row NCCL 'not found'; \
 [[ -z $$missing ]] || { echo "make:$$missing not found; make deps installs what is missing" >&2; exit 1; }
 endef
@@ -194,14 +283,30 @@ ifeq ($(SANITIZE),thread)
 test_environment += OMP_NUM_THREADS=1
 endif
 test_environment += FILTER=$(call quoted,$(FILTER)) TEST_TIMEOUT=$(or $(TEST_TIMEOUT),$(if $(SANITIZE),900,300))
-chosen_tests := $(if $(TESTS),$(patsubst %,$(B)/tests/%,$(TESTS)),$(tests))
+chosen_tests := $(if $(TESTS),$(patsubst %,$(P)/tests/%,$(TESTS)),$(tests) $(call only_for,$(SIM),$(cudasim_tests)))
+
+# The simulator suite joins the ordinary one: the kernels on the simulated GPU, and where SIM_KINDS
+# says so watched by each sanitizer (only they are instrumented, so the rest is not compiled again). The planted
+# faults run where they are seen; those of the simulator's own reports need no second time.
+sim_kinds := $(if $(and $(cuda_home),$(if $(TESTS)$(SIM)$(SANITIZE),,yes)),$(SIM_KINDS))
+only_for = $(filter-out $(call not_for_$(1)),$(2))
+not_for_1 := %/address_faults_test %/race_faults_test
+not_for_address := %/race_faults_test
+not_for_thread := %/address_faults_test %/faults_test %/missing_waits_test
+sim_suite = $(call only_for,$(1),$(patsubst tests/%,$(B)/$(2)/tests/%,$(basename \
+  $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES) $(CUDASIM_TEST_SOURCES))))
+sim_suites := $(foreach kind,$(sim_kinds),$(call sim_suite,$(kind),$(if $(filter 1,$(kind)),sim,sim-$(kind))))
+build_sim_suites = $(foreach kind,$(sim_kinds),$(MAKE) --no-print-directory SIM=$(kind) sim-tests &&) true
+sim-tests: $(call sim_suite,$(SIM),$(notdir $(P)))
 
 test: all $(chosen_tests)
-	@$(test_environment) tests/run_tests.sh $(chosen_tests)
+	@+$(build_sim_suites)
+	@$(test_environment) tests/run_tests.sh $(chosen_tests) $(sim_suites)
 
 # Without the suites whose name starts with Slow.
 test-fast: all $(chosen_tests)
-	@$(test_environment) SKIP_SLOW=1 tests/run_tests.sh $(chosen_tests)
+	@+$(build_sim_suites)
+	@$(test_environment) SKIP_SLOW=1 tests/run_tests.sh $(chosen_tests) $(sim_suites)
 
 # On an AVX-512 machine, the code that other machines run: ours because the loader is told to see no
 # AVX-512, oneDNN's by its own variable.
@@ -265,6 +370,9 @@ help:
 	  '' \
 	  'SANITIZE=address,undefined or SANITIZE=thread: a build in build/<that>/ with its own tests' \
 	  'OPTIMIZE=-O1, CXXFLAGS=..., CXX=..., V=1 (whole commands): any change of flags rebuilds' \
+	  'CUDA=no: without GPU kernels; CUDA_ARCHS="80 90": which GPUs they are compiled for' \
+	  'SIM=1: programs and tests with a simulated GPU, in build/sim/; SIM=address, SIM=thread: its' \
+	  "  kernels watched by a sanitizer. make test runs SIM=1; all three: SIM_KINDS='1 address thread'" \
 	  '' \
 	  'Kernels: a program takes the AVX-512 ones where the machine has it. To run the others:' \
 	  '  $(plain_kernels) ./apps/<name>' \

@@ -2,8 +2,12 @@
 // compile.
 //
 // Conventions. Outputs first, then inputs, then sizes. Kernels trust their arguments: shapes are
-// checked once, by the op in autograd/. Float tensors of one call share one dtype (F32 or F64; BF16
-// where a device offers it), statistics and sums are kept in at least F32. An undefined Tensor
+// checked once, by the op in autograd/. Float tensors of one call share one dtype: F32 or F64 on the
+// CPU, F32 or BF16 on a GPU (where F64 is only stored and converted). With BF16 these are F32: mean,
+// rstd, inverse_norm, log_sum_exp; column sums and every gradient of a parameter (dweight, dbias,
+// dtable, dpositions, dclass_token, ...); the features after the projections, l2_normalize and the
+// loss; what AdamW reads and writes. matmul then takes BF16 factors into a BF16 or an F32 c (a single
+// F32 factor is rounded to BF16). Kernels add up in at least F32. An undefined Tensor
 // means "not wanted" for outputs and "absent" for inputs. Backward kernels write or add, as the
 // Accumulate beside each output says. Every sum has an order that depends on sizes alone (segments
 // of kSegmentRows rows), never on the number of threads.

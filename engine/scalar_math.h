@@ -2,9 +2,9 @@
 // loops.
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "engine/backend.h"
@@ -16,6 +16,21 @@
 #endif
 
 namespace clip {
+
+/// Device code reads constants of the host, but may not call numeric_limits.
+inline constexpr float kInfinityF32 = std::numeric_limits<float>::infinity();
+
+/// The bits of a number, and back; std::bit_cast is a function of the host alone.
+CLIP_HOST_DEVICE inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+CLIP_HOST_DEVICE inline float float_of(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
 
 /// e^x. F32: within 2 ulp, 0 below -87.3, infinity where the result does not fit; F64: the standard
 /// library's. A NaN stays one: training looks for them.
@@ -36,9 +51,9 @@ CLIP_HOST_DEVICE inline float exponential(float x) {
   p = p * r + 5.0000001201e-1f;
   p = (p * r) * r + r + 1.0f;
   // Times 2^n by way of the exponent's bits; unsigned, because out of range the sum wraps around.
-  const uint32_t bits = std::bit_cast<uint32_t>(p) + (std::bit_cast<uint32_t>(shifted) << 23);
-  const float above = x + std::numeric_limits<float>::infinity();  // also what a NaN becomes
-  return x < -87.3f ? 0.0f : (x <= 88.7228f ? std::bit_cast<float>(bits) : above);
+  const uint32_t bits = bits_of(p) + (bits_of(shifted) << 23);
+  const float above = x + kInfinityF32;  // also what a NaN becomes
+  return x < -87.3f ? 0.0f : (x <= 88.7228f ? float_of(bits) : above);
 }
 
 template <class T>

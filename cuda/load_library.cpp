@@ -1,0 +1,30 @@
+// Defines make_cuda_backend for programs whose build has GPU kernels. They are in libclip_cuda.so,
+// loaded when a GPU is asked for and not before: NVIDIA's libraries take a tenth of a second and
+// 200 MB, and a machine without a GPU need not have them.
+#include <dlfcn.h>
+
+#include "engine/backend.h"
+
+namespace clip {
+namespace {
+
+constexpr const char* kDriver = "libcuda.so.1";
+constexpr const char* kLibrary = "libclip_cuda.so";  // found by the program's run path
+constexpr const char* kEntry = "clip_make_cuda_backend";
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_backend(int index) {
+  CLIP_CHECK(dlopen(kDriver, RTLD_LAZY) != nullptr, "[device] cuda:", index,
+             " was asked for, but this machine has no NVIDIA driver (", kDriver, ")");
+  // Never closed: tensors may live until the program ends.
+  void* library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+  CLIP_CHECK(library != nullptr, "[device] cuda:", index,
+             " was asked for, but its kernels cannot be loaded: ", dlerror());
+  const auto entry = reinterpret_cast<Backend* (*)(int)>(dlsym(library, kEntry));
+  CLIP_CHECK(entry != nullptr, "[device] cuda:", index, " was asked for, but ", kLibrary,
+             " has no ", kEntry, ": it is of another version");
+  return std::unique_ptr<Backend>(entry(index));
+}
+
+}  // namespace clip
