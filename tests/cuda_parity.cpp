@@ -1,0 +1,131 @@
+#include "tests/cuda_parity.h"
+
+#include <cmath>
+#include <limits>
+
+#include "engine/random.h"
+#include "tests/op_cases.h"
+#include "tests/tiny_clip.h"
+
+namespace clip {
+namespace {
+
+/// Gradients that cancel to 0 in exact arithmetic may be a rounding of this size.
+constexpr double kZero = 1e-8;
+
+constexpr uint64_t kSeed = 11, kOutputStream = 99;
+
+Tensor scaled_normal(Backend& backend, const Shape& shape, uint64_t stream, double scale) {
+  Random random(kSeed, stream);
+  std::vector<float> values(static_cast<size_t>(shape.numel()));
+  for (float& value : values) value = static_cast<float>(scale * random.normal());
+  return Tensor::from<float>(backend, shape, values);
+}
+
+/// x as it is stored in BF16; on the CPU, which does not compute in BF16, as F32 again.
+Tensor as_activation(const Tensor& x, DType activations) {
+  if (activations == DType::kF32) return x;
+  Backend& backend = x.backend();
+  Tensor narrow = Tensor::empty(backend, x.shape(), activations);
+  backend.convert(narrow, x);
+  if (backend.device().kind == Device::Kind::kCuda) return narrow;
+  Tensor wide = Tensor::like(x);
+  backend.convert(wide, narrow);
+  return wide;
+}
+
+Tensor f32_output_on(Backend& backend, const Shape& shape, Accumulate to) {
+  if (to == Accumulate::kYes) return scaled_normal(backend, shape, kOutputStream, 1);
+  return Tensor::from<float>(backend, shape,
+                             std::vector<float>(static_cast<size_t>(shape.numel()),
+                                                std::numeric_limits<float>::quiet_NaN()));
+}
+
+}  // namespace
+
+Backend* first_gpu(std::string* why) {
+  static std::string reason;
+  // Never destroyed: the runtime may be gone before static objects are.
+  static Backend* const gpu = []() -> Backend* {
+    try {
+      return make_cuda_backend(0).release();
+    } catch (const Error& error) {
+      reason = error.what();
+      return nullptr;
+    }
+  }();
+  *why = reason;
+  return gpu;
+}
+
+void OnGpu::SetUp() {
+  std::string why;
+  gpu_ = first_gpu(&why);
+  if (gpu_ == nullptr) GTEST_SKIP() << why;
+}
+
+Tensor Draw::activation(const Shape& shape, uint64_t stream, double scale) const {
+  return as_activation(f32(shape, stream, scale), activations_);
+}
+
+Tensor Draw::f32(const Shape& shape, uint64_t stream, double scale) const {
+  return scaled_normal(backend_, shape, stream, scale);
+}
+
+Tensor Draw::activation_output(const Shape& shape, Accumulate to) const {
+  return as_activation(f32_output(shape, to), activations_);
+}
+
+Tensor Draw::f32_output(const Shape& shape, Accumulate to) const {
+  return f32_output_on(backend_, shape, to);
+}
+
+Tensor Draw::ints(const std::vector<int32_t>& values) const {
+  return Tensor::from<int32_t>(backend_, {static_cast<int64_t>(values.size())}, values);
+}
+
+Tensor Draw::bytes(const Shape& shape, uint64_t stream) const {
+  Random random(kSeed, stream);
+  std::vector<uint8_t> values(static_cast<size_t>(shape.numel()));
+  for (uint8_t& value : values) value = static_cast<uint8_t>(random.bits());
+  return Tensor::from<uint8_t>(backend_, shape, values);
+}
+
+void expect_close(const Tensor& actual, const Tensor& expected, double tolerance,
+                  const std::string& what) {
+  ASSERT_EQ(actual.shape(), expected.shape()) << what;
+  const std::vector<double> a = to_doubles(actual), e = to_doubles(expected);
+  double largest = 0;
+  for (const double value : e) largest = std::max(largest, std::fabs(value));
+  for (size_t i = 0; i < e.size(); ++i) {
+    ASSERT_TRUE(std::fabs(a[i] - e[i]) <= tolerance * largest + kZero)  // false for a NaN
+        << what << " " << actual.shape() << ", element " << i << ": " << a[i] << ", expected "
+        << e[i] << "; the largest is " << largest;
+  }
+}
+
+void expect_parity(Backend& gpu, const std::function<std::vector<Tensor>(const Draw&)>& run,
+                   DType activations, double tolerance) {
+  const auto expected = run(Draw(cpu_backend(), activations));
+  const auto actual = run(Draw(gpu, activations));
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < actual.size(); ++i)
+    expect_close(actual[i], expected[i], tolerance, concat("result ", i));
+}
+
+std::vector<Tensor> outputs_and_gradients(const OpCase& op, Backend& backend) {
+  const auto inputs = random_inputs(op.small, DType::kF32, backend, 3);
+  Tape tape;
+  const auto outputs = op.run(inputs);
+  std::vector<Tensor> cotangents, results;
+  for (const Variable& output : outputs) {
+    cotangents.push_back(random_tensor(output.shape(), DType::kF32, backend, 5, cotangents.size()));
+    results.push_back(output.value());
+  }
+  tape.backward(outputs, cotangents);
+  for (const Variable& input : inputs)
+    if (input.has_grad()) results.push_back(input.grad());
+  return results;
+}
+
+}  // namespace clip

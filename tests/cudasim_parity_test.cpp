@@ -1,0 +1,83 @@
+// Ops and training in the simulator: no bit may depend on the order in which lanes and streams run.
+#include "models/training.h"
+#include "tests/cuda_parity.h"
+#include "tests/cudasim/options.h"
+#include "tests/tiny_clip.h"
+
+namespace clip {
+namespace {
+
+struct Orders {
+  cudasim::LaneOrder lanes;
+  cudasim::StreamOrder streams;
+};
+constexpr Orders kAscending = {cudasim::LaneOrder::kAscending, cudasim::StreamOrder::kLazy};
+constexpr Orders kOthers[] = {{cudasim::LaneOrder::kDescending, cudasim::StreamOrder::kOthers},
+                              {cudasim::LaneOrder::kRandom, cudasim::StreamOrder::kEager}};
+
+/// Runs under the given orders, on a GPU of its own, and puts back those that were set.
+template <class Run>
+auto run_under(const Orders& orders, const Run& run) {
+  const cudasim::Options before = cudasim::options();
+  cudasim::options().lanes = orders.lanes;
+  cudasim::options().streams = orders.streams;
+  const std::unique_ptr<Backend> gpu = make_cuda_backend(0);
+  auto result = run(*gpu);
+  cudasim::options() = before;
+  return result;
+}
+
+class EveryOpInTheSimulator : public testing::TestWithParam<OpCase> {};
+
+TEST_P(EveryOpInTheSimulator, GivesEqualBitsInEveryOrderOfLanesAndStreams) {
+  const auto bits = [](Backend& gpu) {
+    std::vector<std::vector<float>> results;
+    for (const Tensor& result : outputs_and_gradients(GetParam(), gpu))
+      results.push_back(result.to_vector<float>());
+    return results;
+  };
+  const auto expected = run_under(kAscending, bits);
+  for (const Orders& orders : kOthers) EXPECT_EQ(run_under(orders, bits), expected);
+}
+
+std::string case_name(const testing::TestParamInfo<OpCase>& info) { return info.param.name; }
+
+INSTANTIATE_TEST_SUITE_P(Ops, EveryOpInTheSimulator, testing::ValuesIn(op_cases()), case_name);
+
+TEST(TrainingInTheSimulator, GivesEqualBitsInEveryOrderOfLanesAndStreams) {
+  const auto values = [](Backend& gpu) {
+    ClipModel model(tiny_config(), gpu);
+    randomize(model.parameters);
+    AdamW optimizer(model.parameters, {.max_norm = 1.0});
+    const auto comm = make_single_communicator();
+    for (int64_t step = 0; step < 3; ++step) {
+      const Batch batch{tiny_images(step, gpu), pack_tokens(tiny_captions(step), gpu)};
+      train_step(model, optimizer, batch, 1e-3, *comm);
+    }
+    return model.parameters.values().to_vector<float>();
+  };
+  const auto expected = run_under(kAscending, values);
+  for (const Orders& orders : kOthers) EXPECT_EQ(run_under(orders, values), expected);
+}
+
+TEST(MemoryInTheSimulator, GivesFreedBlocksBackBeforeItSaysThatNoneIsLeft) {
+  const cudasim::Options before = cudasim::options();
+  const std::unique_ptr<Backend> gpu = make_cuda_backend(0);
+  cudasim::options().memory_bytes = 64 << 20;  // the workspace of products takes its part
+  for (const int64_t mib : {20, 10, 25}) {     // never the size of a freed block
+    const Tensor block = Tensor::empty(*gpu, {mib << 20}, DType::kU8);
+    EXPECT_TRUE(block.defined());
+  }
+  try {
+    Tensor::empty(*gpu, {65 << 20}, DType::kU8);
+    ADD_FAILURE() << "more was given than there is";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("no GPU memory left"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_TRUE(Tensor::empty(*gpu, {20 << 20}, DType::kU8).defined());  // the failure is forgotten
+  cudasim::options() = before;
+}
+
+}  // namespace
+}  // namespace clip
