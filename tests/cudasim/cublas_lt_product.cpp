@@ -100,6 +100,7 @@ uint64_t digest_of(const Problem& p) {
 void multiply(const Problem& p, const Operands& x) {
   if (x.workspace_bytes > 0) {  // two streams that share it are seen by ThreadSanitizer
     constexpr int kPoison = 0xFF;
+    note_write(x.workspace, x.workspace_bytes);
     std::memset(x.workspace, kPoison, x.workspace_bytes);
   }
   const std::vector<float> a = packed(x.a, p.a, p.description.transpose_a);  // [m, k]

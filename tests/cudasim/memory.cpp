@@ -11,6 +11,7 @@
 #include "engine/check.h"
 #include "tests/cudasim/error.h"
 #include "tests/cudasim/options.h"
+#include "tests/cudasim/sanitizer.h"
 #include "tests/cudasim/stream.h"
 
 namespace cudasim {
@@ -82,7 +83,18 @@ cudaError_t release(void* address, Memory kind, const char* function) {
   return cudaSuccess;
 }
 
-// ---- Copies
+// ---- Copies. ThreadSanitizer may be told to overlook what this file does, hence the notes.
+void copy_bytes(void* to, const void* from, size_t bytes) {
+  note_read(from, bytes);
+  note_write(to, bytes);
+  std::memmove(to, from, bytes);
+}
+
+void set_bytes(void* address, int value, size_t bytes) {
+  note_write(address, bytes);
+  std::memset(address, value, bytes);
+}
+
 bool is_on_device(cudaMemcpyKind kind, bool target) {
   return kind == cudaMemcpyDeviceToDevice ||
          kind == (target ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost);
@@ -183,9 +195,9 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
   if (cudasim::kind_of_memory(from) == Memory::kPageable) {
     const auto* first = static_cast<const unsigned char*>(from);
     const auto staged = std::make_shared<std::vector<unsigned char>>(first, first + bytes);
-    return cudasim::enqueue(handle, [=] { std::memcpy(to, staged->data(), bytes); });
+    return cudasim::enqueue(handle, [=] { cudasim::copy_bytes(to, staged->data(), bytes); });
   }
-  const cudaError_t code = cudasim::enqueue(handle, [=] { std::memmove(to, from, bytes); });
+  const cudaError_t code = cudasim::enqueue(handle, [=] { cudasim::copy_bytes(to, from, bytes); });
   const bool waits = cudasim::kind_of_memory(to) == Memory::kPageable;
   return code == cudaSuccess && waits ? cudaStreamSynchronize(handle) : code;
 }
@@ -194,7 +206,7 @@ cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t
   const Lock lock(cudasim::runtime_mutex());
   if (const cudaError_t code = cudasim::check_memset(address, bytes); code != cudaSuccess)
     return code;
-  return cudasim::enqueue(handle, [=] { std::memset(address, value, bytes); });
+  return cudasim::enqueue(handle, [=] { cudasim::set_bytes(address, value, bytes); });
 }
 
 // Without a stream: at once, after the streams that wait for the null stream, whatever the others
@@ -204,7 +216,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
   if (const cudaError_t code = cudasim::check_copy(to, from, bytes, kind); code != cudaSuccess)
     return code;
   cudasim::synchronize_blocking_streams();
-  std::memmove(to, from, bytes);
+  cudasim::copy_bytes(to, from, bytes);
   return cudaSuccess;
 }
 
@@ -213,6 +225,6 @@ cudaError_t cudaMemset(void* address, int value, size_t bytes) {
   if (const cudaError_t code = cudasim::check_memset(address, bytes); code != cudaSuccess)
     return code;
   cudasim::synchronize_blocking_streams();
-  std::memset(address, value, bytes);
+  cudasim::set_bytes(address, value, bytes);
   return cudaSuccess;
 }
