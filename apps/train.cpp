@@ -1,5 +1,6 @@
 // Contrastive pretraining: next batch, step, log, checkpoint.
 #include <iostream>
+#include <optional>
 
 #include "apps/common/program.h"
 #include "apps/common/training_run.h"
@@ -47,7 +48,12 @@ void train(int argc, const char* const* argv) {
   CLIP_CHECK(state.step <= total, "the checkpoint ", options.resume_checkpoint, " is at step ",
              state.step, ", beyond the run's ", total, " steps");
 
-  catch_stop_signals();  // from here on, a run that is stopped leaves a checkpoint
+  const auto next_batch = [&]() -> std::optional<HostBatch> {
+    if (state.step >= total || stop_requested()) return std::nullopt;
+    return loader.next();
+  };
+  catch_stop_signals();       // from here on, a run that is stopped leaves a checkpoint
+  auto batch = next_batch();  // before the run has a folder: data that cannot be read leave none
   const RunFolder run(options.run_folder, options.json, options.same_run, state.step);
   std::cout << "data        " << data.pairs->describe() << "\nmodel       "
             << (source.checkpoint.empty() ? options.model : source.checkpoint) << ", "
@@ -69,13 +75,12 @@ void train(int argc, const char* const* argv) {
   const auto due = [&](int64_t every) { return every > 0 && state.step % every == 0; };
 
   Progress progress(run, options, state.step, total);
-  while (state.step < total && !stop_requested()) {
-    const HostBatch batch = loader.next();
+  for (; batch; batch = next_batch()) {
     for (const std::string& warning : loader.take_warnings()) progress.say(warning);
     const double lr = options.lr.at(state.step);
     const StepMetrics metrics = train_step(
-        model, optimizer, to_device(batch, vision.image_size, *device.backend), lr, *comm);
-    progress.step(++state.step, lr, metrics, batch, model.clip.logit_scale.value().item());
+        model, optimizer, to_device(*batch, vision.image_size, *device.backend), lr, *comm);
+    progress.step(++state.step, lr, metrics, *batch, model.clip.logit_scale.value().item());
     if (due(options.save_steps) || due(options.save_epochs * loader.steps_per_epoch())) save();
   }
   save();
