@@ -39,7 +39,7 @@ class Tokenizer {
 
   /// Writes a tokenizer.json that Hugging Face's `tokenizers` and open_clip's HFTokenizer read, and
   /// beside it the tokenizer_config.json without which open_clip does not know what to pad with.
-  /// Each file is written under a temporary name and renamed.
+  /// Each file is written under a temporary name, synced and renamed.
   /// throws clip::Error that names the
   /// path
   void save(const std::string& path) const;

@@ -2,10 +2,7 @@
 #include <archive.h>
 #include <archive_entry.h>
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <limits>
 #include <memory>
@@ -15,6 +12,8 @@
 #include <vector>
 
 #include "engine/check.h"
+#include "models/atomic_file.h"
+#include "models/strict_json.h"
 #include "models/tokenizer.h"
 #include "models/tokenizer_text.h"
 
@@ -25,7 +24,7 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 /// The file's bytes, unpacked if it is gzipped.
-std::string read_file(const std::string& path) {
+std::string read_unpacked(const std::string& path) {
   constexpr size_t kMostBytes = size_t{1} << 28;  // CLIP's has 3 MB; a packed bomb must not fill us
   CLIP_CHECK(!std::filesystem::is_directory(path), path,
              ": expected a vocabulary's file, found a folder");
@@ -55,19 +54,6 @@ std::string read_file(const std::string& path) {
   }
 }
 
-void write_file(const std::string& path, const std::string& bytes) {
-  const std::string temporary = path + ".tmp";
-  std::ofstream file(temporary, std::ios::binary);
-  file << bytes;
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(temporary, path, error);
-  if (file && !error) return;
-  const std::string reason = error ? error.message() : std::strerror(errno);
-  std::filesystem::remove(temporary, error);
-  throw Error(concat(path, ": cannot be written: ", reason));
-}
-
 Tokenizer::Merge read_merge(const std::string& line, const std::string& where) {
   std::istringstream words(line);
   Tokenizer::Merge merge;
@@ -79,7 +65,7 @@ Tokenizer::Merge read_merge(const std::string& line, const std::string& where) {
 
 std::vector<Tokenizer::Merge> read_merge_list(const std::string& path) {
   constexpr size_t kClipMerges = 49152 - 256 - 2;  // CLIP uses the first of its file's 262,144
-  std::istringstream text(read_file(path));
+  std::istringstream text(read_unpacked(path));
   std::vector<Tokenizer::Merge> merges;
   size_t most_merges = std::numeric_limits<size_t>::max();
   std::string line;
@@ -113,8 +99,8 @@ std::vector<Tokenizer::Merge> read_json_merges(const json& merges, const std::st
   return rules;
 }
 
-Tokenizer parse_json(const std::string& path) {
-  const json root = json::parse(read_file(path));
+Tokenizer read_tokenizer_json(const std::string& path) {
+  const json root = parse_json(read_unpacked(path), path);
   const json& model = root.at("model");
   const std::string suffix = model.value("end_of_word_suffix", json()).is_string()
                                  ? model["end_of_word_suffix"].get<std::string>()
@@ -192,9 +178,11 @@ ordered_json decoder() {
 
 Tokenizer Tokenizer::load(const std::string& path) {
   try {
-    return path.ends_with(".json") ? parse_json(path) : Tokenizer(read_merge_list(path));
-  } catch (const json::exception& error) {
-    throw Error(concat(path, ": expected a tokenizer.json of Hugging Face, but: ", error.what()));
+    return path.ends_with(".json") ? read_tokenizer_json(path) : Tokenizer(read_merge_list(path));
+  } catch (const json::exception&) {  // a field that is missing or of another type
+    throw Error(concat(path,
+                       ": expected a tokenizer.json of Hugging Face, with model.type, model.vocab "
+                       "and model.merges"));
   } catch (const Error& error) {
     const std::string reason = error.what();
     throw Error(reason.starts_with(path) ? reason : concat(path, ": ", reason));
