@@ -292,7 +292,11 @@ sim_kinds := $(if $(and $(cuda_home),$(if $(TESTS)$(SIM)$(SANITIZE),,yes)),$(SIM
 only_for = $(filter-out $(call not_for_$(1)),$(2))
 not_for_1 := %/address_faults_test %/race_faults_test
 not_for_address := %/race_faults_test
-not_for_thread := %/address_faults_test %/faults_test %/missing_waits_test
+# ThreadSanitizer slows kernels down twentyfold, so it gets one test for each kernel.
+not_for_thread := %/address_faults_test %/faults_test %/missing_waits_test \
+  %/cuda_attention_test %/cuda_parity_test %/cuda_token_kernels_test
+# OpenMP loops of libclip_cpu.so look like races there; they are not what is watched.
+test_environment += TSAN_OPTIONS="$$TSAN_OPTIONS ignore_noninstrumented_modules=1"
 sim_suite = $(call only_for,$(1),$(patsubst tests/%,$(B)/$(2)/tests/%,$(basename \
   $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES) $(CUDASIM_TEST_SOURCES))))
 sim_suites := $(foreach kind,$(sim_kinds),$(call sim_suite,$(kind),$(if $(filter 1,$(kind)),sim,sim-$(kind))))

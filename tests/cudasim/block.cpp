@@ -37,6 +37,10 @@ int random_bit_of(unsigned mask, uint64_t& state) {
   return std::countr_zero(mask);
 }
 
+bool is_same(const Site& a, const Site& b) {
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
+
 class Block {
  public:
   Block(const Launch& launch, FiberPool& pool);
@@ -260,10 +264,7 @@ Thread* Block::finish_thread() {
 
 void Block::join_barrier(BlockVote vote, int predicate, Site site) {
   Thread& me = *thread;
-  const auto differs = [&](const Thread& other) {
-    return other.site.line != site.line || std::strcmp(other.site.file, site.file) != 0;
-  };
-  if (arrived_ > 0 && differs(*first_arrived_))
+  if (arrived_ > 0 && !is_same(first_arrived_->site, site))
     fault(clip::concat("divergent barriers: thread ", first_arrived_->index, " waits in ",
                        first_arrived_->call, " of ", describe(first_arrived_->site), ", thread ",
                        me.index, " in the one of ", describe(site)));
@@ -358,9 +359,9 @@ void join_warp(const char* call, WarpFunction function, unsigned mask, void* arg
                        std::hex, mask, ", which does not name it"));
   for (unsigned rest = warp.waiting & mask; rest != 0; rest &= rest - 1) {
     const Thread& other = warp.threads[std::countr_zero(rest)];
-    const bool same = other.function == function && other.mask == mask &&
-                      other.site.line == site.line && std::strcmp(other.site.file, site.file) == 0;
-    if (!same && (other.mask & own) != 0)
+    const bool same = other.function == function && other.mask == mask && is_same(other.site, site);
+    if (same) break;  // whoever else waits in this mask agreed with that lane when it arrived
+    if ((other.mask & own) != 0)
       fault(clip::concat("lanes of one warp disagree: lane ", other.lane, " waits in ", other.call,
                          " of ", describe(other.site), " with mask 0x", std::hex, other.mask,
                          std::dec, ", lane ", me.lane, " calls ", call, " of ", describe(site),
