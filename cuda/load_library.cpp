@@ -1,6 +1,6 @@
 // Defines make_cuda_backend for programs whose build has GPU kernels. They are in libclip_cuda.so,
-// loaded when a GPU is asked for and not before: NVIDIA's libraries take a tenth of a second and
-// 200 MB, and a machine without a GPU need not have them.
+// loaded when a GPU is asked for and not before: NVIDIA's libraries take time and memory to load,
+// and a machine without a GPU need not have them.
 #include <dlfcn.h>
 
 #include "engine/backend.h"
