@@ -41,10 +41,11 @@ Sequences one_query_each(const Variable& q, const Variable& kv) {
   return {int_tensor(q, queries), int_tensor(q, keys), 1, rows};
 }
 
-Tensor random_pixels(const Variable& weight, int64_t count, int64_t size) {
-  Random random(7, random_stream("pixels"));
+/// Pixels that cost nothing to make, since the benchmark makes them every time.
+Tensor scattered_pixels(const Variable& weight, int64_t count, int64_t size) {
   std::vector<uint8_t> pixels(static_cast<size_t>(count * size * size * 3));
-  for (uint8_t& pixel : pixels) pixel = static_cast<uint8_t>(random.bits());
+  for (size_t i = 0; i < pixels.size(); ++i)
+    pixels[i] = static_cast<uint8_t>(static_cast<uint32_t>(i) * 2654435761u >> 24);
   return Tensor::from<uint8_t>(weight.backend(), {count, size, size, 3}, pixels);
 }
 
@@ -81,10 +82,9 @@ double product_flop(const Shapes& shapes) {  // x [R, K], weight [M, K] or [K, M
          static_cast<double>(shapes[0][1]);
 }
 
-double attention_flop(
-    const Shapes& shapes) {  // qkv [R, 3 C], sequences of 65: two products forward, five backward
-  return 2.0 * 7.0 * static_cast<double>(shapes[0][0]) * 65.0 * static_cast<double>(shapes[0][1]) /
-         3.0;
+/// Two products forward and five backward, of `queries` rows of width C with `keys` rows each.
+double attention_flop(int64_t queries, double keys, int64_t width) {
+  return 2.0 * 7.0 * static_cast<double>(queries) * keys * static_cast<double>(width);
 }
 
 std::vector<OpCase> make_op_cases() {
@@ -122,20 +122,20 @@ std::vector<OpCase> make_op_cases() {
          const bool large = in[0].size(0) > 1000;
          return Outputs{attention(in[0], self_sequences(in[0], in[0].size(0), large ? images : ragged),
                                   {.heads = large ? 3 : 2})};
-       }, attention_flop},
+       }, [](const Shapes& s) { return attention_flop(s[0][0], 65, s[0][1] / 3); }},
       {"attention_causal", {{33, 3 * 16}}, {{256 * 12, 3 * 192}},
        [=](auto& in) {
          const bool large = in[0].size(0) > 1000;
          return Outputs{attention(in[0], self_sequences(in[0], in[0].size(0), large ? std::vector<int64_t>{12} : ragged),
                                   {.heads = large ? 3 : 2, .causal = Causal::kYes})};
-       }},
+       }, [](const Shapes& s) { return attention_flop(s[0][0], 6.5, s[0][1] / 3); }},  // 1 ... 12 keys
       {"attention_one_query_row", {{3, 10}, {33, 20}}, {{256, 192}, {256 * 65, 2 * 192}},
        [](auto& in) { return Outputs{attention(in[0], in[1], one_query_each(in[0], in[1]), {.heads = 2})}; }},
       {"patch_embedding", {{7, 3, 3, 3}}, {{192, 3, 8, 8}},
        [](auto& in) {
          const bool large = in[0].size(2) == 8;
-         return Outputs{patch_embedding(random_pixels(in[0], large ? 256 : 3, large ? 64 : 6), in[0])};
-       }},
+         return Outputs{patch_embedding(scattered_pixels(in[0], large ? 256 : 3, large ? 64 : 6), in[0])};
+       }, [](const Shapes& s) { return 4.0 * 256 * 64 * static_cast<double>(s[0].numel()); }},  // forward, dW
       {"assemble_tokens", {{12, 7}, {7}, {5, 7}}, {{16384, 192}, {192}, {65, 192}},
        [](auto& in) { return Outputs{assemble_tokens(in[0], in[1], in[2])}; }},
       {"token_embedding", {{31, 7}, {9, 7}}, {{8192, 192}, {77, 192}},

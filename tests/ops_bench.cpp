@@ -146,7 +146,7 @@ void bench() {
   for (const OpCase& op : op_cases())
     if (!op.large.empty()) bench_op(op, peak);
   std::printf("Training steps, F32, median of 5; floor: needed FLOP at the peak\n");
-  bench_step("emoji", 256, 9, peak);
+  bench_step("emoji", 128, 9, peak);
   bench_step("tiny", 256, 12, peak);
   bench_step("ViT-B-32", 32, 16, peak);
 }
