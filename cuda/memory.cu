@@ -4,17 +4,13 @@
 
 #include "cuda/check.h"
 #include "cuda/memory.h"
+#include "engine/block_size.h"
 #include "engine/check.h"
 
 namespace clip {
 namespace {
 
-/// Rounded up by at most an eighth, so that ragged text batches find the blocks of the step before.
-int64_t rounded_size(int64_t bytes) {
-  int64_t unit = 512;
-  while (unit * 16 <= bytes) unit *= 2;
-  return (std::max<int64_t>(bytes, 1) + unit - 1) / unit * unit;
-}
+constexpr int64_t kBlockUnit = 512;  // bytes
 
 }  // namespace
 
@@ -41,7 +37,7 @@ void DeviceMemory::free_all_kept() {
 }
 
 void* DeviceMemory::allocate(int64_t bytes) {
-  const int64_t size = rounded_size(bytes);
+  const int64_t size = block_size(bytes, kBlockUnit);
   const std::lock_guard lock(mutex_);
   if (void* kept = take_free_block(size)) return kept;
   void* address = nullptr;

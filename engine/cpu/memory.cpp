@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "engine/block_size.h"
 #include "engine/cpu/cpu_backend.h"
 #include "engine/parallel.h"
 
@@ -11,13 +12,6 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kCopyBlock = 1 << 18;  // bytes per task of a parallel copy
-
-// Sizes are rounded up by at most an eighth, so that ragged text batches find the blocks of the step before.
-int64_t rounded_size(int64_t bytes) {
-  int64_t unit = kAlignment;
-  while (unit * 16 <= bytes) unit *= 2;
-  return (bytes + unit - 1) / unit * unit;
-}
 
 template <class Body>
 void for_byte_blocks(int64_t bytes, const Body& body) {
@@ -38,7 +32,7 @@ CpuBackend::~CpuBackend() {
 Device CpuBackend::device() const { return {}; }
 
 void* CpuBackend::allocate(int64_t bytes) {
-  const int64_t size = rounded_size(std::max<int64_t>(bytes, 1));
+  const int64_t size = block_size(bytes, kAlignment);
   {
     std::lock_guard lock(mutex_);
     auto found = free_blocks_.find(size);
@@ -54,7 +48,7 @@ void* CpuBackend::allocate(int64_t bytes) {
 }
 
 void CpuBackend::release(void* address, int64_t bytes) noexcept {
-  const int64_t size = rounded_size(std::max<int64_t>(bytes, 1));
+  const int64_t size = block_size(bytes, kAlignment);
   try {
     std::lock_guard lock(mutex_);
     free_blocks_[size].push_back(address);
