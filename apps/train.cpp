@@ -17,7 +17,8 @@ void train(int argc, const char* const* argv) {
   ModelSource source = choose_model(options);
   const TrainingData data = open_training_data(options, source.config);
   complete_vocabulary(source, *data.pairs);
-  ClipModel model(source.config, *device.backend);
+  ClipModel model(source.config, *device.backend, options.dtype);
+  model.clip.towers.activations = options.activations;
   AdamW optimizer(model.parameters, options.optimizer);
   TrainingState state{.seed = options.seed, .options = options.json.dump()};
   if (!options.resume_checkpoint.empty()) {
@@ -33,7 +34,7 @@ void train(int argc, const char* const* argv) {
 
   const VisionConfig& vision = source.config.vision;
   DataLoader loader(data.pairs, source.tokenizer,
-                    {.batch_size = options.batch_size,
+                    {.batch_size = options.batch_size * options.accum_freq,
                      .image_size = vision.image_size,
                      .context_length = source.config.text.context_length,
                      .seed = options.seed,
@@ -60,7 +61,7 @@ void train(int argc, const char* const* argv) {
             << model.parameters.count() << " parameters, vocabulary "
             << source.tokenizer->vocab_size() << ", on " << device.backend->device()
             << "\nrun         " << run.path() << ", " << total - state.step << " steps of "
-            << options.batch_size << " pairs\n";
+            << options.batch_size * options.accum_freq << " pairs\n";
 
   const bool goes_on = options.same_run && !options.resume_checkpoint.empty();
   std::string last_saved = goes_on ? run.checkpoint(state.step) : "";
@@ -79,7 +80,8 @@ void train(int argc, const char* const* argv) {
     for (const std::string& warning : loader.take_warnings()) progress.say(warning);
     const double lr = options.lr.at(state.step);
     const StepMetrics metrics = train_step(
-        model, optimizer, to_device(*batch, vision.image_size, *device.backend), lr, *comm);
+        model, optimizer, to_device(*batch, vision.image_size, *device.backend, options.accum_freq),
+        lr, *comm);
     progress.step(++state.step, lr, metrics, *batch, model.clip.logit_scale.value().item());
     if (due(options.save_steps) || due(options.save_epochs * loader.steps_per_epoch())) save();
   }

@@ -38,7 +38,7 @@ Variable project(const Variable& x, const Variable& weight) {
              weight.shape());
   check_float("project", x, weight);
   Backend& backend = x.backend();
-  Tensor y = Tensor::empty(backend, {x.size(0), weight.size(1)}, x.dtype());
+  Tensor y = Tensor::empty(backend, {x.size(0), weight.size(1)}, sum_dtype(x.dtype()));
   backend.matmul(y, x.value(), Transpose::kNo, weight.value(), Transpose::kNo, {});
   return record("project", y, {x, weight}, [=, &backend](const Tensor& dy) {
     if (auto [dx, to_dx] = x.gradient_slot(); dx)  // dy Wᵀ
@@ -53,13 +53,15 @@ Variable project(const Variable& x, const Variable& weight) {
 Variable slice_rows(const Variable& x, int64_t begin, int64_t end) {
   CLIP_CHECK(x.rank() >= 1 && 0 <= begin && begin <= end && end <= x.size(0), "[slice_rows] rows ",
              begin, " to ", end, " are not within ", x.shape());
-  return record("slice_rows", x.value().slice(begin, end), {x},
-                [=, x = x.gradient_only()](const Tensor& dy) {
-                  auto [dx, to_dx] = x.gradient_slot();
-                  if (to_dx == Accumulate::kNo) dx.backend().fill_zero(dx);
-                  Tensor rows = dx.slice(begin, end);
-                  rows.backend().add(rows, dy);
-                });
+  const Variable y = record("slice_rows", x.value().slice(begin, end), {x},
+                            [=, x = x.gradient_only()](const Tensor& dy) {
+                              auto [dx, to_dx] = x.gradient_slot();
+                              if (to_dx == Accumulate::kNo) dx.backend().fill_zero(dx);
+                              Tensor rows = dx.slice(begin, end);
+                              rows.backend().add(rows, dy);
+                            });
+  y.set_gradient_dtype(x.gradient_dtype());
+  return y;
 }
 
 }  // namespace clip

@@ -18,7 +18,7 @@ namespace clip {
 Variable linear(const Variable& x, const Variable& weight, const Variable& bias = {});
 
 /// y = x W: CLIP's projections, stored input-major.
-/// x [N, C], weight [C, E]; returns [N, E]
+/// x [N, C], weight [C, E]; returns [N, E], F32 if x is BF16: features are kept exact
 Variable project(const Variable& x, const Variable& weight);
 
 /// Rows [begin, end) of the leading axis: one of q, k, v out of in_proj_weight or in_proj_bias.
@@ -101,9 +101,10 @@ Variable l2_normalize(const Variable& x);
 Variable clip_loss(const Variable& image_features, const Variable& text_features,
                    const Variable& logit_scale, Communicator& comm, int64_t tile_columns = 4096);
 
-/// Runs `function` without a tape now and again in backward, so that only its inputs are kept
-/// (activation checkpointing). Parameters that `function` uses get their gradients as usual.
-Variable recompute(const std::function<Variable(const std::vector<Variable>&)>& function,
-                   const std::vector<Variable>& inputs);
+/// Runs `function` now, keeping its inputs alone, and again in backward (activation
+/// checkpointing). Parameters that `function` uses get their gradients as usual.
+std::vector<Variable> recompute(
+    const std::function<std::vector<Variable>(const std::vector<Variable>&)>& function,
+    const std::vector<Variable>& inputs);
 
 }  // namespace clip

@@ -48,8 +48,8 @@ StepReport AdamW::step(double lr) {
     // torch.nn.utils.clip_grad_norm_ adds 1e-6 to the norm.
     if (options_.max_norm > 0)
       options.gradient_factor = std::min(1.0, options_.max_norm / (report.gradient_norm + 1e-6));
-    backend.adamw(parameters_.values(), parameters_.first_moments(), parameters_.second_moments(),
-                  parameters_.gradients(), decays_, options);
+    backend.adamw(parameters_.values(), parameters_.rounded_values(), parameters_.first_moments(),
+                  parameters_.second_moments(), parameters_.gradients(), decays_, options);
   }
   parameters_.clear_gradients();
   return report;

@@ -15,9 +15,19 @@ void ParameterList::allocate(Backend& backend, DType dtype) {
     const int64_t size = parameter->variable.shape().numel();
     total += (size + kParameterBlock - 1) / kParameterBlock * kParameterBlock;
   }
-  values_ = Tensor::zeros(backend, {total}, dtype);
-  for (const Parameter& parameter : parameters_)
-    parameter.variable.bind(view(values_, parameter), {});
+  values_ = Tensor::zeros(backend, {total}, sum_dtype(dtype));
+  if (dtype == DType::kBF16) rounded_values_ = Tensor::zeros(backend, {total}, dtype);
+  for (const Parameter& parameter : parameters_) bind(parameter);
+}
+
+void ParameterList::bind(const Parameter& parameter) const {
+  const bool rounded = rounded_values_.defined() && parameter.variable.rank() > 0;
+  parameter.variable.bind(view(rounded ? rounded_values_ : values_, parameter),
+                          has_training_state() ? view(gradients_, parameter) : Tensor());
+}
+
+void ParameterList::round_values() {
+  if (rounded_values_) values_.backend().convert(rounded_values_, values_);
 }
 
 void ParameterList::allocate_training_state() {
@@ -26,8 +36,7 @@ void ParameterList::allocate_training_state() {
   gradients_ = Tensor::zeros(backend, values_.shape(), values_.dtype());
   first_moments_ = Tensor::zeros(backend, values_.shape(), values_.dtype());
   second_moments_ = Tensor::zeros(backend, values_.shape(), values_.dtype());
-  for (const Parameter& parameter : parameters_)
-    parameter.variable.bind(view(values_, parameter), view(gradients_, parameter));
+  for (const Parameter& parameter : parameters_) bind(parameter);
 }
 
 const Variable& ParameterList::find(const std::string& name) const {

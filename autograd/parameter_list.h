@@ -18,12 +18,15 @@ struct Parameter {
 /// Owns one flat buffer each for values, gradients and both moments; the Variables are views of the
 /// first two. The buffers hold the parameters in the order in which backward finishes them (last
 /// added first), each padded to kParameterBlock elements; padding stays zero.
+///
+/// With BF16, values, gradients and moments are F32 and the Variables are views of a BF16 copy of
+/// the values, which the optimizer renews; scalars (logit_scale) stay F32.
 class ParameterList {
  public:
   /// Takes part in the list under this name; throws clip::Error if the name is taken.
   void add(const std::string& name, const Variable& variable);
 
-  /// Allocates the values (uninitialised but for the padding) and binds the Variables to them.
+  /// Allocates the values (zero) and binds the Variables to them, or to their BF16 copy.
   void allocate(Backend& backend, DType dtype);
   /// Adds gradients and moments, all zero. Not needed for inference.
   void allocate_training_state();
@@ -34,6 +37,10 @@ class ParameterList {
   int64_t count() const;                                ///< number of scalars, padding left out
 
   Tensor& values() { return values_; }  ///< [total]
+  /// The BF16 copy [total]; undefined with other dtypes.
+  Tensor& rounded_values() { return rounded_values_; }
+  /// Renews the copy, if there is one, after values() were written by anybody but the optimizer.
+  void round_values();
   Tensor& gradients() { return gradients_; }
   Tensor& first_moments() { return first_moments_; }
   Tensor& second_moments() { return second_moments_; }
@@ -47,8 +54,10 @@ class ParameterList {
   void settle_gradients();
 
  private:
+  void bind(const Parameter& parameter) const;
+
   std::vector<Parameter> parameters_;
-  Tensor values_, gradients_, first_moments_, second_moments_;
+  Tensor values_, rounded_values_, gradients_, first_moments_, second_moments_;
 };
 
 }  // namespace clip

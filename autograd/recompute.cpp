@@ -2,25 +2,29 @@
 
 namespace clip {
 
-Variable recompute(const std::function<Variable(const std::vector<Variable>&)>& function,
-                   const std::vector<Variable>& inputs) {
-  Variable y;
+std::vector<Variable> recompute(
+    const std::function<std::vector<Variable>(const std::vector<Variable>&)>& function,
+    const std::vector<Variable>& inputs) {
+  if (Tape::active() == nullptr) return function(inputs);
+  std::vector<Tensor> ys;
+  std::vector<Variable> used = inputs;
   {
-    TapePause pause;
-    y = function(inputs);
+    Tape tape;  // tells which parameters are used; what it has recorded is dropped
+    for (const Variable& y : function(inputs)) ys.push_back(y.value());
+    for (const Variable& leaf : tape.leaves()) used.push_back(leaf);
   }
-  // Parameters that only `function` knows want gradients too, whatever the inputs do: a variable
-  // that wants one stands for them.
-  const Variable parameters(Tensor::empty(y.backend(), {0}, y.dtype()), true);
-  std::vector<Variable> all = inputs;
-  all.push_back(parameters);
-  return record("recompute", y.value(), all, [=](const Tensor& dy) {
-    std::vector<Variable> leaves;
+  return record("recompute", ys, used, [=](const std::vector<Tensor>& dys) {
+    std::vector<Variable> leaves, outputs;
+    std::vector<Tensor> gradients;
     for (const Variable& input : inputs) leaves.emplace_back(input.value(), input.requires_grad());
     Tape tape;
-    const Variable again = function(leaves);
-    if (!again.requires_grad()) return;
-    tape.backward({again}, {dy});
+    const std::vector<Variable> again = function(leaves);
+    for (size_t i = 0; i < again.size(); ++i) {
+      if (!dys[i] || !again[i].requires_grad()) continue;
+      outputs.push_back(again[i]);
+      gradients.push_back(dys[i]);
+    }
+    tape.backward(outputs, gradients);
     for (size_t i = 0; i < inputs.size(); ++i)
       if (leaves[i].has_grad()) inputs[i].accept_gradient(leaves[i].grad());
   });

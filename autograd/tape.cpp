@@ -11,7 +11,11 @@ thread_local Tape* active_tape = nullptr;
 
 Tape::Tape() : outer_(std::exchange(active_tape, this)) {}
 
-Tape::~Tape() { active_tape = outer_; }
+Tape::~Tape() {
+  active_tape = outer_;
+  for (const Entry& entry : entries_)  // never run
+    for (const Variable& leaf : entry.leaves) leaf.end_use();
+}
 
 Tape* Tape::active() { return active_tape; }
 
@@ -19,15 +23,16 @@ TapePause::TapePause() : paused_(std::exchange(active_tape, nullptr)) {}
 
 TapePause::~TapePause() { active_tape = paused_; }
 
-void Tape::backward(const Variable& loss) {
+void Tape::backward(const Variable& loss, const Ready& ready) {
   CLIP_CHECK(loss.shape() == Shape{}, "[backward] the loss must be a scalar, got ", loss.shape());
   Backend& backend = loss.backend();
   const Tensor one = loss.dtype() == DType::kF64 ? Tensor::from<double>(backend, {}, {1.0})
                                                  : Tensor::from<float>(backend, {}, {1.0f});
-  backward({loss}, {one});
+  backward({loss}, {one}, ready);
 }
 
-void Tape::backward(const std::vector<Variable>& outputs, const std::vector<Tensor>& gradients) {
+void Tape::backward(const std::vector<Variable>& outputs, const std::vector<Tensor>& gradients,
+                    const Ready& ready) {
   CLIP_CHECK(outputs.size() == gradients.size(), "[backward] ", outputs.size(),
              " outputs need as many gradients, got ", gradients.size());
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -37,10 +42,17 @@ void Tape::backward(const std::vector<Variable>& outputs, const std::vector<Tens
                outputs[i].shape(), ", got ", gradients[i].shape());
     outputs[i].accept_gradient(gradients[i]);
   }
-  run();
+  run(ready);
 }
 
-void Tape::run() {
+std::vector<Variable> Tape::leaves() const {
+  std::vector<Variable> all;
+  for (const Entry& entry : entries_)
+    all.insert(all.end(), entry.leaves.begin(), entry.leaves.end());
+  return all;
+}
+
+void Tape::run(const Ready& ready) {
   TapePause
       pause;  // backward closures call ops of a backend, but nothing they do is to be recorded
   while (!entries_.empty()) {
@@ -54,6 +66,8 @@ void Tape::run() {
       output.clear_gradient();
     }
     if (reached) entry.backward(gradients);
+    for (const Variable& leaf : entry.leaves)
+      if (leaf.end_use() && ready) ready(leaf);
   }
 }
 
@@ -64,11 +78,16 @@ std::vector<Variable> record(std::string_view op, std::vector<Tensor> ys,
   for (const Variable& input : inputs) wanted = wanted || input.requires_grad();
   wanted = wanted && active_tape != nullptr;
   std::vector<Variable> outputs;
-  for (Tensor& y : ys) outputs.emplace_back(std::move(y), wanted);
+  for (Tensor& y : ys) outputs.push_back(Variable::computed(std::move(y), wanted));
   if (!wanted) return outputs;
-  std::vector<Variable> gradients;
-  for (const Variable& output : outputs) gradients.push_back(output.gradient_only());
-  active_tape->entries_.push_back({op, std::move(gradients), std::move(backward)});
+  Tape::Entry entry{op, {}, {}, std::move(backward)};
+  for (const Variable& output : outputs) entry.outputs.push_back(output.gradient_only());
+  for (const Variable& input : inputs) {
+    if (!input.requires_grad() || !input.is_leaf()) continue;
+    input.add_use();
+    entry.leaves.push_back(input);
+  }
+  active_tape->entries_.push_back(std::move(entry));
   return outputs;
 }
 

@@ -19,11 +19,19 @@ class Tape {
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
+  /// Called with each leaf (a parameter) as soon as nothing recorded can change its gradient any
+  /// more.
+  using Ready = std::function<void(const Variable& leaf)>;
+
   /// Adds d loss / d x to the gradient of every recorded x that wants one, then empties the tape.
   /// loss  [] F32 or F64
-  void backward(const Variable& loss);
+  void backward(const Variable& loss, const Ready& ready = {});
   /// The same from given gradients of several outputs (a GradCache or recomputation step).
-  void backward(const std::vector<Variable>& outputs, const std::vector<Tensor>& gradients);
+  void backward(const std::vector<Variable>& outputs, const std::vector<Tensor>& gradients,
+                const Ready& ready = {});
+
+  /// The leaves that want a gradient and were used so far, each once per use.
+  std::vector<Variable> leaves() const;
 
   static Tape* active();  ///< the innermost tape of this thread, or null
 
@@ -35,9 +43,10 @@ class Tape {
   struct Entry {
     std::string_view op;
     std::vector<Variable> outputs;
+    std::vector<Variable> leaves;  // among the inputs
     std::function<void(const std::vector<Tensor>&)> backward;
   };
-  void run();
+  void run(const Ready& ready);
 
   std::vector<Entry> entries_;
   Tape* outer_;

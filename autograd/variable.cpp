@@ -5,9 +5,15 @@ namespace clip {
 Variable::Variable(Tensor value, bool requires_grad)
     : value_(std::move(value)), node_(std::make_shared<Node>()) {
   node_->shape = value_.shape();
-  node_->dtype = value_.dtype();
+  node_->gradient_dtype = value_.dtype();
   node_->backend = &value_.backend();
   node_->requires_grad = requires_grad;
+}
+
+Variable Variable::computed(Tensor value, bool requires_grad) {
+  Variable variable(std::move(value), requires_grad);
+  variable.node_->is_computed = true;
+  return variable;
 }
 
 Variable Variable::parameter(const Shape& shape) {
@@ -22,7 +28,8 @@ GradientSlot Variable::gradient_slot() const {
   if (!requires_grad()) return {};
   Node& node = *node_;
   if (!node.has_grad) {
-    if (!node.is_parameter) node.gradient = Tensor::empty(*node.backend, node.shape, node.dtype);
+    if (!node.is_parameter)
+      node.gradient = Tensor::empty(*node.backend, node.shape, node.gradient_dtype);
     node.has_grad = true;
     return {node.gradient, Accumulate::kNo};
   }
@@ -58,7 +65,7 @@ Variable Variable::gradient_only() const {
 }
 
 void Variable::bind(Tensor value, Tensor gradient) const {
-  node_->dtype = value.dtype();
+  node_->gradient_dtype = gradient.defined() ? gradient.dtype() : value.dtype();
   node_->backend = &value.backend();
   node_->parameter = std::move(value);
   node_->requires_grad = gradient.defined();

@@ -21,6 +21,8 @@ class Variable {
  public:
   Variable() = default;
   explicit Variable(Tensor value, bool requires_grad = false);
+  /// The result of a recorded op: not a leaf.
+  static Variable computed(Tensor value, bool requires_grad);
   /// A parameter of this shape, without memory until a ParameterList binds it.
   static Variable parameter(const Shape& shape);
 
@@ -50,17 +52,32 @@ class Variable {
   Variable gradient_only() const;
   /// Parameters only: value, and the fixed place of the gradient (undefined: inference).
   void bind(Tensor value, Tensor gradient) const;
+  /// True unless an op made it: its gradient is for the caller to see.
+  bool is_leaf() const { return !node_->is_computed; }
+
+  /// What the gradient is kept in: the value's dtype, but F32 for parameters that are computed with in BF16.
+  DType gradient_dtype() const { return node_->gradient_dtype; }
+  void set_gradient_dtype(DType dtype) const { node_->gradient_dtype = dtype; }
+
+  /// Counts the recorded ops that will still send this variable a gradient; Tape keeps the count.
+  void add_use() const { ++node_->uses; }
+  /// returns true if that was the last one
+  bool end_use() const { return --node_->uses == 0; }
+  /// True if both are copies of one variable.
+  bool is_same(const Variable& other) const { return node_ == other.node_; }
 
  private:
   struct Node {
     Shape shape;
-    DType dtype = DType::kF32;
+    DType gradient_dtype = DType::kF32;
+    int64_t uses = 0;
     Backend* backend = nullptr;
     Tensor gradient;
     Tensor parameter;  // the value, of parameters
     bool requires_grad = false;
     bool has_grad = false;
     bool is_parameter = false;
+    bool is_computed = false;
   };
   Tensor value_;
   std::shared_ptr<Node> node_;

@@ -37,8 +37,8 @@ static_assert(kParameterBlock == kBlockThreads * kVector<float>,
               "one block for each parameter block");
 
 __global__ void __launch_bounds__(kBlockThreads)
-    adamw_kernel(float* values, float* first_moments, float* second_moments, const float* gradients,
-                 const uint8_t* decays, Step step) {
+    adamw_kernel(float* values, __nv_bfloat16* rounded_values, float* first_moments,
+                 float* second_moments, const float* gradients, const uint8_t* decays, Step step) {
   constexpr int kCount = kVector<float>;
   const int64_t at = grid_thread() * kCount;
   const float keep = decays[blockIdx.x] != 0 ? step.decayed : 1.0f;
@@ -57,17 +57,24 @@ __global__ void __launch_bounds__(kBlockThreads)
   store_vector(values + at, p, kCount);
   store_vector(first_moments + at, m, kCount);
   store_vector(second_moments + at, v, kCount);
+  if (rounded_values == nullptr) return;
+  __nv_bfloat162 pairs[kCount / 2];
+  for (int i = 0; i < kCount / 2; ++i) pairs[i] = __floats2bfloat162_rn(p[2 * i], p[2 * i + 1]);
+  uint2 bytes;
+  memcpy(&bytes, pairs, sizeof(bytes));
+  *reinterpret_cast<uint2*>(rounded_values + at) = bytes;
 }
 
 }  // namespace
 
-void CudaBackend::adamw(Tensor& values, Tensor& first_moments, Tensor& second_moments,
-                        const Tensor& gradients, const Tensor& decays,
+void CudaBackend::adamw(Tensor& values, Tensor& rounded_values, Tensor& first_moments,
+                        Tensor& second_moments, const Tensor& gradients, const Tensor& decays,
                         const AdamWOptions& options) {
   if (values.numel() == 0) return;
   launch("adamw", adamw_kernel, blocks(values.numel() / kParameterBlock), compute_stream(),
-         values.data<float>(), first_moments.data<float>(), second_moments.data<float>(),
-         gradients.data<float>(), decays.data<uint8_t>(), step_of(options));
+         values.data<float>(), rounded_values ? rounded_values.data<__nv_bfloat16>() : nullptr,
+         first_moments.data<float>(), second_moments.data<float>(), gradients.data<float>(),
+         decays.data<uint8_t>(), step_of(options));
 }
 
 }  // namespace clip

@@ -133,8 +133,8 @@ class CudaBackend final : public Backend {
 
   // ---- Optimizer ----
   void sum_of_squares(Tensor& total, const Tensor& x) override;
-  void adamw(Tensor& values, Tensor& first_moments, Tensor& second_moments, const Tensor& gradients,
-             const Tensor& decays, const AdamWOptions& options) override;
+  void adamw(Tensor& values, Tensor& rounded_values, Tensor& first_moments, Tensor& second_moments,
+             const Tensor& gradients, const Tensor& decays, const AdamWOptions& options) override;
   void clamp(Tensor& x, double low, double high) override;
 
  private:

@@ -203,9 +203,10 @@ class Backend {
   /// total F64 [] = sum of squares of x, any float dtype
   virtual void sum_of_squares(Tensor& total, const Tensor& x) = 0;
   /// One AdamW step with decoupled decay over flat buffers; decays U8 [numel / kParameterBlock]
-  /// says per block whether weight_decay applies. Gradients are left as they are.
-  virtual void adamw(Tensor& values, Tensor& first_moments, Tensor& second_moments,
-                     const Tensor& gradients, const Tensor& decays,
+  /// says per block whether weight_decay applies. rounded_values (BF16, or absent) become the new
+  /// values, rounded. Gradients are left as they are.
+  virtual void adamw(Tensor& values, Tensor& rounded_values, Tensor& first_moments,
+                     Tensor& second_moments, const Tensor& gradients, const Tensor& decays,
                      const AdamWOptions& options) = 0;
   /// x [] = min(max(x, low), high)
   virtual void clamp(Tensor& x, double low, double high) = 0;

@@ -255,6 +255,7 @@ void load_parameters(const std::string& checkpoint, ParameterList& parameters) {
   for (const Parameter& parameter : parameters.parameters())
     targets.push_back({parameter.name, ParameterList::view(parameters.values(), parameter)});
   read_all(SafetensorsFile(inside(checkpoint, kWeights)), targets);
+  parameters.round_values();
 }
 
 TrainingState load_training_state(const std::string& checkpoint, ParameterList& parameters) {

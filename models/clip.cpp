@@ -33,7 +33,7 @@ void VisionTransformer::collect(ParameterList& list, const std::string& prefix) 
   list.add(prefix + ".proj", proj);
 }
 
-Variable VisionTransformer::operator()(const Tensor& images, LastBlock last_block) const {
+Variable VisionTransformer::operator()(const Tensor& images, const TowerOptions& options) const {
   CLIP_CHECK(images.rank() == 4 && images.size(1) == config.image_size,
              "[encode_image] images must be [N, ", config.image_size, ", ", config.image_size,
              ", 3], got ", images.shape());
@@ -43,7 +43,7 @@ Variable VisionTransformer::operator()(const Tensor& images, LastBlock last_bloc
   const Tensor offsets = ramp(images.backend(), count + 1, tokens);
   const Tensor class_rows = ramp(images.backend(), count, tokens);
   const Variable pooled = transformer(ln_pre(x), {offsets, offsets, tokens, tokens}, Causal::kNo,
-                                      class_rows, ln_post, last_block);
+                                      class_rows, ln_post, options);
   return project(pooled, proj);
 }
 
@@ -56,18 +56,18 @@ TextTransformer::TextTransformer(const TextConfig& config_, int64_t embed_dim, G
       text_projection(Variable::parameter({config.width, embed_dim})) {}
 
 void TextTransformer::collect(ParameterList& list, const std::string& prefix) const {
-  list.add(prefix + "positional_embedding", positional_embedding);
-  list.add(prefix + "text_projection", text_projection);
-  transformer.collect(list, prefix + "transformer");
   list.add(prefix + "token_embedding.weight", token_embedding);
+  list.add(prefix + "positional_embedding", positional_embedding);
+  transformer.collect(list, prefix + "transformer");
   ln_final.collect(list, prefix + "ln_final");
+  list.add(prefix + "text_projection", text_projection);
 }
 
-Variable TextTransformer::operator()(const PackedTokens& tokens, LastBlock last_block) const {
+Variable TextTransformer::operator()(const PackedTokens& tokens,
+                                     const TowerOptions& options) const {
   const Variable x = clip::token_embedding(token_embedding, positional_embedding, tokens);
   const Sequences sequences{tokens.offsets, tokens.offsets, tokens.max_length, tokens.max_length};
-  const Variable pooled =
-      transformer(x, sequences, Causal::kYes, tokens.ends, ln_final, last_block);
+  const Variable pooled = transformer(x, sequences, Causal::kYes, tokens.ends, ln_final, options);
   return project(pooled, text_projection);
 }
 

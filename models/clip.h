@@ -12,7 +12,7 @@ struct VisionTransformer {
   VisionTransformer(const VisionConfig& config, int64_t embed_dim, Gelu gelu);
   void collect(ParameterList& list, const std::string& prefix) const;
   /// images U8 [N, S, S, 3]; returns [N, E], not normalised
-  Variable operator()(const Tensor& images, LastBlock last_block) const;
+  Variable operator()(const Tensor& images, const TowerOptions& options) const;
 
   VisionConfig config;
   Variable conv1;                 // [C, 3, K, K]
@@ -28,7 +28,7 @@ struct TextTransformer {
   TextTransformer(const TextConfig& config, int64_t embed_dim, Gelu gelu);
   void collect(ParameterList& list, const std::string& prefix) const;
   /// returns [N, E], not normalised: the feature of each caption's last token (end-of-text)
-  Variable operator()(const PackedTokens& tokens, LastBlock last_block) const;
+  Variable operator()(const PackedTokens& tokens, const TowerOptions& options) const;
 
   TextConfig config;
   Variable token_embedding;       // [V, C]
@@ -43,14 +43,14 @@ struct Clip {
   void collect(
       ParameterList& list) const;  ///< image tower, text tower, logit_scale: under OpenAI's names
 
-  Variable encode_image(const Tensor& images) const { return visual(images, last_block); }
-  Variable encode_text(const PackedTokens& tokens) const { return text(tokens, last_block); }
+  Variable encode_image(const Tensor& images) const { return visual(images, towers); }
+  Variable encode_text(const PackedTokens& tokens) const { return text(tokens, towers); }
 
   ClipConfig config;
   VisionTransformer visual;
   TextTransformer text;
   Variable logit_scale;  // []
-  LastBlock last_block = LastBlock::kPooledRows;
+  TowerOptions towers;
 };
 
 /// A model with its parameters allocated, as programs use it.

@@ -81,8 +81,10 @@ void fill(Tensor tensor, const Start& start, Random random) {
 
 void initialize(ParameterList& parameters, const ClipConfig& config, uint64_t seed) {
   for (const Parameter& parameter : parameters.parameters())
-    fill(parameter.variable.value(), start_of(parameter.name, parameter.variable.shape(), config),
+    fill(ParameterList::view(parameters.values(), parameter),
+         start_of(parameter.name, parameter.variable.shape(), config),
          Random(seed, random_stream("initialize/" + parameter.name)));
+  parameters.round_values();
 }
 
 }  // namespace clip

@@ -13,7 +13,9 @@ struct Batch {
   PackedTokens tokens;
 };
 
-Batch to_device(const HostBatch& batch, int64_t image_size, Backend& backend);
+/// The rows of a batch in `parts` micro-batches of equal size.
+std::vector<Batch> to_device(const HostBatch& batch, int64_t image_size, Backend& backend,
+                             int64_t parts = 1);
 
 struct Contrast {
   Variable loss;            ///< [] this rank's share of the mean loss, in nats
@@ -34,9 +36,16 @@ struct StepMetrics {
   Tensor text_features;
 };
 
+/// The loss over all ranks' rows, and its gradient, summed over the ranks, in model.parameters.
+/// Several micro-batches give what their union would, in the memory of one: both towers run
+/// without a tape, the loss runs once over the global batch, and each micro-batch runs again from
+/// the gradient of its features. Source: Gao et al. 2021, arXiv:2101.06983 (GradCache).
+Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micro_batches,
+                                Communicator& comm);
+
 /// Forward, backward, sum over ranks, AdamW, and the clamp of logit_scale to [0, ln 100].
-StepMetrics train_step(ClipModel& model, AdamW& optimizer, const Batch& batch, double lr,
-                       Communicator& comm);
+StepMetrics train_step(ClipModel& model, AdamW& optimizer, const std::vector<Batch>& micro_batches,
+                       double lr, Communicator& comm);
 
 /// The least loss that a batch allows: the mean over its rows of ln(m), m counting the copies of a
 /// row's caption.

@@ -1,5 +1,7 @@
 #include "models/transformer.h"
 
+#include <functional>
+
 #include "engine/check.h"
 
 namespace clip {
@@ -81,6 +83,25 @@ Stream ResidualAttentionBlock::at_rows(const Stream& x, const Tensor& rows,
   return attention_output_and_mlp(*this, sum, attention(q, kv, one_query, {.heads = heads}), gelu);
 }
 
+namespace {
+
+/// run(x), which runs `block`, with or without keeping what it computes on the way.
+Stream run_block(const ResidualAttentionBlock& block, Activations activations, const Stream& x,
+                 const std::function<Stream(const Stream&)>& run) {
+  if (activations == Activations::kKept) return run(x);
+  std::vector<Variable> inputs = {x.sum};
+  if (x.branch.defined()) inputs.push_back(x.branch);
+  const auto outputs = recompute(
+      [run, bias = x.bias](const std::vector<Variable>& in) {
+        const Stream y = run({in[0], in.size() > 1 ? in[1] : Variable(), bias});
+        return std::vector<Variable>{y.sum, y.branch};
+      },
+      inputs);
+  return {outputs[0], outputs[1], &block.c_proj.bias};
+}
+
+}  // namespace
+
 Transformer::Transformer(int64_t width, int64_t layers, int64_t heads_, int64_t mlp_width,
                          Gelu gelu_)
     : heads(heads_), gelu(gelu_) {
@@ -94,12 +115,15 @@ void Transformer::collect(ParameterList& list, const std::string& prefix) const 
 
 Variable Transformer::operator()(const Variable& x, const Sequences& sequences, Causal causal,
                                  const Tensor& rows, const LayerNorm& final_norm,
-                                 LastBlock last_block) const {
+                                 const TowerOptions& options) const {
   Stream stream{x, {}, nullptr};
-  const size_t whole_blocks = resblocks.size() - (last_block == LastBlock::kPooledRows ? 1 : 0);
+  const size_t whole_blocks =
+      resblocks.size() - (options.last_block == LastBlock::kPooledRows ? 1 : 0);
   for (size_t layer = 0; layer < whole_blocks; ++layer)
-    stream = resblocks[layer](stream, sequences, {.heads = heads, .causal = causal}, gelu);
-  if (last_block == LastBlock::kAllRows)
+    stream = run_block(resblocks[layer], options.activations, stream, [=, this](const Stream& in) {
+      return resblocks[layer](in, sequences, {.heads = heads, .causal = causal}, gelu);
+    });
+  if (options.last_block == LastBlock::kAllRows)
     return gather_rows(add_and_norm(stream, final_norm).normed, rows);
 
   // The pooled row of a causal sequence is its last, which sees all keys: no mask is needed.
@@ -108,7 +132,9 @@ Variable Transformer::operator()(const Variable& x, const Sequences& sequences, 
   for (int64_t i = 0; i <= count; ++i) one_each[static_cast<size_t>(i)] = static_cast<int32_t>(i);
   const Sequences one_query{Tensor::from<int32_t>(rows.backend(), {count + 1}, one_each),
                             sequences.key_offsets, 1, sequences.max_keys};
-  stream = resblocks.back().at_rows(stream, rows, one_query, heads, gelu);
+  stream = run_block(resblocks.back(), options.activations, stream, [=, this](const Stream& in) {
+    return resblocks.back().at_rows(in, rows, one_query, heads, gelu);
+  });
   return add_and_norm(stream, final_norm).normed;
 }
 

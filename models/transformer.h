@@ -37,6 +37,16 @@ struct Stream {
 /// last block need not be computed; the result is the same.
 enum class LastBlock { kPooledRows, kAllRows };
 
+/// What backward finds of a block: its activations, or its input alone, from which it computes them
+/// again (--grad-checkpointing). The gradients are the same bits.
+enum class Activations { kKept, kRecomputed };
+
+/// How a tower is computed; no choice changes the result.
+struct TowerOptions {
+  LastBlock last_block = LastBlock::kPooledRows;
+  Activations activations = Activations::kKept;
+};
+
 struct ResidualAttentionBlock {
   ResidualAttentionBlock(int64_t width, int64_t mlp_width);
   void collect(ParameterList& list, const std::string& prefix) const;
@@ -62,7 +72,8 @@ struct Transformer {
   /// The blocks, then `final_norm` at `rows` (I32 [N], one row a sequence; causal sequences: their
   /// last row). x [R, C]; returns [N, C]
   Variable operator()(const Variable& x, const Sequences& sequences, Causal causal,
-                      const Tensor& rows, const LayerNorm& final_norm, LastBlock last_block) const;
+                      const Tensor& rows, const LayerNorm& final_norm,
+                      const TowerOptions& options) const;
 
   int64_t heads;
   Gelu gelu;

@@ -1,5 +1,6 @@
 // The AdamW kernel against a scalar transcription of its definition.
 #include "tests/kernel_checks.h"
+#include "tests/tiny_clip.h"
 
 namespace clip {
 namespace {
@@ -37,7 +38,7 @@ void check_steps(double tolerance) {
   const Tensor decays = Tensor::from(cpu_backend(), {3}, kDecays);
   Reference reference{padded(1), Doubles(kElements), Doubles(kElements)};
   Tensor p = tensor_of<T>({kElements}, reference.p), m = tensor_of<T>({kElements}, reference.m),
-         v = tensor_of<T>({kElements}, reference.v);
+         v = tensor_of<T>({kElements}, reference.v), no_copy;
   for (int64_t step = 1; step <= 5; ++step) {
     const Doubles gradients = padded(10 + step);
     const AdamWOptions options{.lr = 0.01 * static_cast<double>(step),
@@ -48,7 +49,7 @@ void check_steps(double tolerance) {
                                .step = step,
                                .gradient_factor = step % 2 == 0 ? 0.3 : 1.0};
     const Tensor g = tensor_of<T>({kElements}, gradients);
-    cpu_backend().adamw(p, m, v, g, decays, options);
+    cpu_backend().adamw(p, no_copy, m, v, g, decays, options);
     reference.step(gradients, options);
     expect_near(p, reference.p, tolerance, "values");
     expect_near(m, reference.m, tolerance, "first moments");
@@ -72,10 +73,22 @@ TEST(AdamWKernel, FirstStepMovesEveryValueByTheLearningRate) {
   const Doubles zeros(kParameterBlock), gradients(kParameterBlock, 3.0);
   Tensor p = tensor_of<double>({kParameterBlock}, zeros),
          m = tensor_of<double>({kParameterBlock}, zeros),
-         v = tensor_of<double>({kParameterBlock}, zeros);
-  cpu_backend().adamw(p, m, v, tensor_of<double>({kParameterBlock}, gradients), decays,
+         v = tensor_of<double>({kParameterBlock}, zeros), no_copy;
+  cpu_backend().adamw(p, no_copy, m, v, tensor_of<double>({kParameterBlock}, gradients), decays,
                       {.lr = 0.5, .eps = 0});
   expect_near(p, Doubles(kParameterBlock, -0.5), 1e-12, "values");
+}
+
+TEST(AdamWKernel, RoundsTheNewValuesIntoTheirBF16Copy) {
+  const Tensor decays = Tensor::from(cpu_backend(), {3}, kDecays);
+  Tensor p = tensor_of<float>({kElements}, padded(1)), m = tensor_of<float>({kElements}, padded(2)),
+         v = tensor_of<float>({kElements}, random_values(kElements, 3, 0, 2));
+  Tensor copy = Tensor::empty(cpu_backend(), {kElements}, DType::kBF16),
+         expected = Tensor::like(copy);
+  cpu_backend().adamw(p, copy, m, v, tensor_of<float>({kElements}, padded(4)), decays,
+                      {.lr = 0.01, .step = 3});
+  cpu_backend().convert(expected, p);
+  EXPECT_EQ(to_doubles(copy), to_doubles(expected));
 }
 
 TEST(AdamWKernel, GivesTheSameBitsForAnyThreadCount) {
@@ -83,8 +96,8 @@ TEST(AdamWKernel, GivesTheSameBitsForAnyThreadCount) {
   expect_same_bits_for_any_thread_count([&] {
     Tensor p = tensor_of<float>({kElements}, padded(1)),
            m = tensor_of<float>({kElements}, padded(2)),
-           v = tensor_of<float>({kElements}, random_values(kElements, 3, 0, 2));
-    cpu_backend().adamw(p, m, v, tensor_of<float>({kElements}, padded(4)), decays,
+           v = tensor_of<float>({kElements}, random_values(kElements, 3, 0, 2)), no_copy;
+    cpu_backend().adamw(p, no_copy, m, v, tensor_of<float>({kElements}, padded(4)), decays,
                         {.lr = 0.01, .step = 3});
     return std::vector<Tensor>{p, m, v};
   });

@@ -83,12 +83,12 @@ TEST(Recompute, GivesTheSameBitsAsThePlainFunction) {
   const Variable x = random_variable({33, 8}, 0), weight = random_variable({16, 8}, 1),
                  bias = random_variable({16}, 2);
   const auto block = [&](const std::vector<Variable>& in) {
-    return bias_gelu(linear(in[0], weight), bias, Gelu::kQuick);
+    return std::vector{bias_gelu(linear(in[0], weight), bias, Gelu::kQuick)};
   };
   const auto run = [&](bool again) {
     for (const Variable& variable : {x, weight, bias}) variable.clear_gradient();
     Tape tape;
-    const Variable y = again ? recompute(block, {x}) : block({x});
+    const Variable y = again ? recompute(block, {x})[0] : block({x})[0];
     tape.backward({y}, {random_tensor({33, 16}, DType::kF64, cpu_backend(), 4, 4)});
     return std::vector{y.value().to_vector<double>(), x.grad().to_vector<double>(),
                        weight.grad().to_vector<double>(), bias.grad().to_vector<double>()};
@@ -99,11 +99,40 @@ TEST(Recompute, GivesTheSameBitsAsThePlainFunction) {
 TEST(Recompute, ReachesParametersThoughNoInputWantsAGradient) {
   const Variable x = random_variable({3, 8}, 0, false), weight = random_variable({4, 8}, 1);
   Tape tape;
-  const Variable y =
-      recompute([&](const std::vector<Variable>& in) { return linear(in[0], weight); }, {x});
+  const Variable y = recompute(
+      [&](const std::vector<Variable>& in) { return std::vector{linear(in[0], weight)}; }, {x})[0];
   tape.backward({y}, {ones({3, 4})});
   EXPECT_TRUE(weight.has_grad());
   EXPECT_FALSE(x.has_grad());
+}
+
+TEST(Tape, SaysWhenALeafsGradientIsComplete) {
+  const Variable x = random_variable({3, 8}, 0, false), early = random_variable({8, 8}, 1),
+                 late = random_variable({8, 8}, 2);
+  Tape tape;
+  const Variable hidden = linear(linear(x, early), late);
+  // `early` is used once more, inside a recomputation that comes later.
+  const Variable y =
+      recompute([&](const std::vector<Variable>& in) { return std::vector{linear(in[0], early)}; },
+                {hidden})[0];
+  std::vector<std::string> order;
+  tape.backward({y}, {ones({3, 8})}, [&](const Variable& leaf) {
+    order.push_back(leaf.is_same(early) ? "early" : "late");
+  });
+  EXPECT_EQ(order, (std::vector<std::string>{"late", "early"}));
+}
+
+TEST(Tape, ForgetsTheUsesOfAForwardThatHadNoBackward) {
+  const Variable x = random_variable({3, 8}, 0, false), weight = random_variable({8, 8}, 1);
+  {
+    Tape tape;
+    linear(x, weight);
+  }
+  Tape tape;
+  const Variable y = linear(x, weight);
+  int64_t ready = 0;
+  tape.backward({y}, {ones({3, 8})}, [&](const Variable&) { ++ready; });
+  EXPECT_EQ(ready, 1);
 }
 
 struct TwoParameters {
@@ -149,6 +178,25 @@ TEST(ParameterList, AParameterThatBackwardDidNotReachHasGradientZero) {
   model.list.clear_gradients();
   model.list.settle_gradients();
   for (double value : model.list.gradients().to_vector<double>()) EXPECT_EQ(value, 0.0);
+}
+
+TEST(ParameterList, WithBF16ComputesWithARoundedCopyAndKeepsGradientsInF32) {
+  const Variable matrix = Variable::parameter({3, 5}), scalar = Variable::parameter({});
+  ParameterList list;
+  list.add("matrix", matrix);
+  list.add("scalar", scalar);
+  list.allocate(cpu_backend(), DType::kBF16);
+  list.allocate_training_state();
+  list.values().copy_from_host(
+      std::vector<float>(static_cast<size_t>(list.values().numel()), 1.0001f).data());
+  list.round_values();
+  EXPECT_EQ(matrix.dtype(), DType::kBF16);
+  EXPECT_EQ(matrix.gradient_slot().gradient.dtype(), DType::kF32);
+  EXPECT_EQ(scalar.dtype(), DType::kF32);
+  EXPECT_EQ(scalar.value().item(), 1.0001f);
+  Tensor read = Tensor::empty(cpu_backend(), {3, 5}, DType::kF32);
+  cpu_backend().convert(read, matrix.value());
+  for (const float value : read.to_vector<float>()) EXPECT_EQ(value, 1.0f);
 }
 
 TEST(AdamW, DecaysMatricesAlone) {

@@ -91,7 +91,7 @@ void expect_training(DType dtype, double tolerance) {
   for (int64_t step = 0; step < 20; ++step) {
     const Batch batch{tiny_images(step, cpu_backend()),
                       pack_tokens(tiny_captions(step), cpu_backend())};
-    const StepMetrics metrics = train_step(model, optimizer, batch, lr.at(step), *comm);
+    const StepMetrics metrics = train_step(model, optimizer, {batch}, lr.at(step), *comm);
     const size_t k = static_cast<size_t>(step);
     EXPECT_NEAR(metrics.loss, expected["losses"][k].get<double>(), tolerance) << "step " << step;
     const double norm = expected["gradient_norms"][k];

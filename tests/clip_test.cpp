@@ -33,7 +33,7 @@ TEST(ClipModel, EveryParameterHasTheGradientThatCentralDifferencesShow) {
 /// Features and gradients of a step, one way of computing the last block or the other.
 std::vector<std::vector<double>> run_with(LastBlock last_block) {
   ClipModel model(tiny_config(), cpu_backend(), DType::kF64);
-  model.clip.last_block = last_block;
+  model.clip.towers.last_block = last_block;
   randomize(model.parameters);
   model.parameters.allocate_training_state();
   std::vector<std::vector<double>> results;
@@ -58,7 +58,8 @@ TEST(ClipModel, ALastBlockOfOneRowEqualsTheWholeBlock) {
 
 TEST(ClipModel, TokensAfterEndOfTextChangeNothingBeyondRounding) {
   ClipModel model(tiny_config(), cpu_backend(), DType::kF32);
-  model.clip.last_block = LastBlock::kAllRows;  // the pooled row need not be the last one here
+  model.clip.towers.last_block =
+      LastBlock::kAllRows;  // the pooled row need not be the last one here
   randomize(model.parameters);
   const auto captions = tiny_captions(0);
   auto padded = captions;

@@ -47,7 +47,7 @@ Signature train(Backend& backend) {
   Signature signature;
   for (int64_t step = 0; step < 20; ++step) {
     const Batch batch{tiny_images(step, backend), pack_tokens(tiny_captions(step), backend)};
-    const StepMetrics metrics = train_step(model, optimizer, batch, lr.at(step), *comm);
+    const StepMetrics metrics = train_step(model, optimizer, {batch}, lr.at(step), *comm);
     signature.losses.push_back(metrics.loss);
     signature.norms.push_back(metrics.gradient_norm);
   }

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "tests/cuda_parity.h"
+#include "tests/tiny_clip.h"
 
 namespace clip {
 namespace {
@@ -240,12 +241,26 @@ TEST_F(GpuTokenKernel, AdamW) {
     Backend& backend = draw.backend();
     Tensor values = draw.f32(shape, 1), first = draw.f32(shape, 2, 0.1);
     Tensor second = Tensor::zeros(backend, shape, DType::kF32);
+    Tensor no_copy;
     const Tensor decays = Tensor::from<uint8_t>(backend, {3}, {1, 0, 1});
     for (int64_t step = 1; step <= 3; ++step)
-      backend.adamw(values, first, second, draw.f32(shape, 10 + static_cast<uint64_t>(step)),
-                    decays, {.lr = 0.01, .step = step, .gradient_factor = 0.5});
+      backend.adamw(values, no_copy, first, second,
+                    draw.f32(shape, 10 + static_cast<uint64_t>(step)), decays,
+                    {.lr = 0.01, .step = step, .gradient_factor = 0.5});
     return std::vector<Tensor>{values, first, second};
   });
+}
+
+TEST_F(GpuTokenKernel, AdamWRoundsTheNewValuesIntoTheirBF16Copy) {
+  const Draw draw(gpu(), DType::kF32);
+  const Shape shape = {2 * kParameterBlock};
+  Tensor values = draw.f32(shape, 1), first = draw.f32(shape, 2, 0.1);
+  Tensor second = Tensor::zeros(gpu(), shape, DType::kF32);
+  Tensor copy = Tensor::empty(gpu(), shape, DType::kBF16), expected = Tensor::like(copy);
+  gpu().adamw(values, copy, first, second, draw.f32(shape, 3),
+              Tensor::from<uint8_t>(gpu(), {2}, {1, 0}), {.lr = 0.01});
+  gpu().convert(expected, values);
+  EXPECT_EQ(to_doubles(copy), to_doubles(expected));
 }
 
 TEST_F(GpuTokenKernel, CopiesLargerThanTheStagingMemoryArriveWhole) {

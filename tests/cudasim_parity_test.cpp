@@ -52,7 +52,7 @@ TEST(TrainingInTheSimulator, GivesEqualBitsInEveryOrderOfLanesAndStreams) {
     const auto comm = make_single_communicator();
     for (int64_t step = 0; step < 3; ++step) {
       const Batch batch{tiny_images(step, gpu), pack_tokens(tiny_captions(step), gpu)};
-      train_step(model, optimizer, batch, 1e-3, *comm);
+      train_step(model, optimizer, {batch}, 1e-3, *comm);
     }
     return model.parameters.values().to_vector<float>();
   };

@@ -153,7 +153,11 @@ std::vector<OpCase> make_op_cases() {
        [](auto& in) { return Outputs{loss_of_unit_vectors(in, 4096)}; }},
       {"recompute", {{31, 7}, {7}, {33, 7}}, {},
        [](auto& in) {
-         return Outputs{recompute([](const Inputs& x) { return linear(bias_gelu(x[0], x[1], Gelu::kQuick), x[2]); }, in)};
+         return recompute([](const Inputs& x) { return Outputs{linear(bias_gelu(x[0], x[1], Gelu::kQuick), x[2])}; }, in);
+       }},
+      {"recompute_of_two_outputs", {{31, 7}, {31, 7}, {7}, {7}, {7}}, {},
+       [](auto& in) {
+         return recompute([](const Inputs& x) { return both(bias_residual_layer_norm(x[0], x[1], x[2], x[3], x[4])); }, in);
        }},
       {"fan_out", {{5, 7}, {7, 7}}, {},
        [](auto& in) {

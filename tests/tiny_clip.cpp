@@ -27,7 +27,7 @@ void randomize(ParameterList& parameters) {
     const double low = name == "logit_scale" ? 1.0 : (gain ? 0.5 : -0.3);
     const double high = name == "logit_scale" ? 2.0 : (gain ? 1.5 : 0.3);
     Random random(1, random_stream(name));
-    Tensor value = parameter.variable.value();
+    Tensor value = ParameterList::view(parameters.values(), parameter);
     std::vector<double> numbers(static_cast<size_t>(value.numel()));
     for (double& number : numbers) number = random.uniform(low, high);
     value.backend().convert(value, Tensor::from<double>(value.backend(), value.shape(), numbers));

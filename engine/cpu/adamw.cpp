@@ -1,6 +1,7 @@
 // AdamW over flat buffers, in PyTorch's order of operations (torch/optim/adamw.py, single tensor).
 #include <cmath>
 
+#include "engine/cpu/bfloat16.h"
 #include "engine/cpu/cpu_backend.h"
 #include "engine/parallel.h"
 
@@ -44,19 +45,28 @@ void update_block(T* p, T* m, T* v, const T* gradients, T keep, const Step<T>& s
   }
 }
 
+template <class T>
+void round_block(BF16* rounded, const T* values) {
+#pragma omp simd
+  for (int64_t i = 0; i < kParameterBlock; ++i) assign(rounded[i], values[i]);
+}
+
 }  // namespace
 
-void CpuBackend::adamw(Tensor& values, Tensor& first_moments, Tensor& second_moments,
-                       const Tensor& gradients, const Tensor& decays, const AdamWOptions& options) {
+void CpuBackend::adamw(Tensor& values, Tensor& rounded_values, Tensor& first_moments,
+                       Tensor& second_moments, const Tensor& gradients, const Tensor& decays,
+                       const AdamWOptions& options) {
   for_float("adamw", values.dtype(), [&]<class T>(T) {
     const Step<T> step = step_of<T>(options);
     const T decayed = static_cast<T>(1.0 - options.lr * options.weight_decay);
     T *p = values.data<T>(), *m = first_moments.data<T>(), *v = second_moments.data<T>();
     const T* g = gradients.data<T>();
+    BF16* rounded = rounded_values ? rounded_values.data<BF16>() : nullptr;
     const uint8_t* decay_of = decays.data<uint8_t>();
     parallel_for(values.numel() / kParameterBlock, [=](int64_t block) {
       const int64_t at = block * kParameterBlock;
       update_block(p + at, m + at, v + at, g + at, decay_of[block] != 0 ? decayed : T(1), step);
+      if (rounded != nullptr) round_block(rounded + at, p + at);
     });
   });
 }

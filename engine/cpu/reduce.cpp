@@ -1,8 +1,8 @@
 // Sums over all elements, and what is done element by element.
 #include <algorithm>
-#include <bit>
 #include <vector>
 
+#include "engine/cpu/bfloat16.h"
 #include "engine/cpu/cpu_backend.h"
 #include "engine/cpu/segments.h"
 
@@ -34,26 +34,6 @@ double blocked_sum(int64_t elements, const Term& term) {
   return total;
 }
 
-/// bfloat16: the upper half of an F32.
-struct BF16 {
-  uint16_t bits;
-};
-
-float to_real(BF16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
-float to_real(float x) { return x; }
-double to_real(double x) { return x; }
-
-void assign(double& to, double from) { to = from; }
-void assign(float& to, double from) { to = static_cast<float>(from); }
-void assign(BF16& to, float from) {
-  const auto bits = std::bit_cast<uint32_t>(from);
-  // To nearest, ties to even: the carry of the addition reaches the exponent where it must.
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const uint32_t quiet_nan = (bits >> 16) | 0x40u;  // rounding could carry a NaN to infinity
-  to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
-}
-void assign(BF16& to, double from) { assign(to, static_cast<float>(from)); }
-
 /// Calls body with a zero of the stored type of a float dtype, BF16 among them.
 template <class Body>
 void for_stored(const char* op, DType dtype, const Body& body) {
@@ -64,19 +44,13 @@ void for_stored(const char* op, DType dtype, const Body& body) {
   }
 }
 
-/// As checked Tensor::data, for types that stand for no dtype of their own.
-template <class T>
-T* stored_data(const Tensor& x) {
-  return static_cast<T*>(x.raw());
-}
-
 }  // namespace
 
 void CpuBackend::convert(Tensor& to, const Tensor& from) {
   for_stored("convert", to.dtype(), [&]<class To>(To) {
     for_stored("convert", from.dtype(), [&]<class From>(From) {
-      To* out = stored_data<To>(to);
-      const From* in = stored_data<From>(from);
+      To* out = to.data<To>();
+      const From* in = from.data<From>();
       for_blocks(from.numel(), [=](int64_t, int64_t first, int64_t last) {
 #pragma omp simd
         for (int64_t i = first; i < last; ++i) assign(out[i], to_real(in[i]));
@@ -107,7 +81,7 @@ void CpuBackend::sum(Tensor& total, const Tensor& x, Accumulate to_total) {
 
 void CpuBackend::sum_of_squares(Tensor& total, const Tensor& x) {
   for_stored("sum_of_squares", x.dtype(), [&]<class T>(T) {
-    const T* in = stored_data<T>(x);
+    const T* in = x.data<T>();
     *total.data<double>() = blocked_sum(x.numel(), [in](int64_t i) {
       const auto value = static_cast<double>(to_real(in[i]));
       return value * value;

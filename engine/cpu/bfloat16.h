@@ -1,0 +1,32 @@
+// bfloat16 on the CPU: stored as the upper half of an F32, computed with as F32.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+#include "engine/types.h"
+
+namespace clip {
+
+struct BF16 {
+  uint16_t bits;
+};
+template <>
+inline constexpr DType kDTypeOf<BF16> = DType::kBF16;
+
+inline float to_real(BF16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+inline float to_real(float x) { return x; }
+inline double to_real(double x) { return x; }
+
+inline void assign(double& to, double from) { to = from; }
+inline void assign(float& to, double from) { to = static_cast<float>(from); }
+inline void assign(BF16& to, float from) {
+  const auto bits = std::bit_cast<uint32_t>(from);
+  // To nearest, ties to even: the carry of the addition reaches the exponent where it must.
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const uint32_t quiet_nan = (bits >> 16) | 0x40u;  // rounding could carry a NaN to infinity
+  to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
+}
+inline void assign(BF16& to, double from) { assign(to, static_cast<float>(from)); }
+
+}  // namespace clip
