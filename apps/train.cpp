@@ -75,14 +75,14 @@ void train(int argc, const char* const* argv) {
   };
   const auto due = [&](int64_t every) { return every > 0 && state.step % every == 0; };
 
+  BatchUploader upload(*device.backend, vision.image_size);
   Progress progress(run, options, state.step, total);
   for (; batch; batch = next_batch()) {
     for (const std::string& warning : loader.take_warnings()) progress.say(warning);
     const double lr = options.lr.at(state.step);
-    const StepMetrics metrics = train_step(
-        model, optimizer, to_device(*batch, vision.image_size, *device.backend, options.accum_freq),
-        lr, *comm);
-    progress.step(++state.step, lr, metrics, *batch, model.clip.logit_scale.value().item());
+    const StepMetrics metrics =
+        train_step(model, optimizer, upload(*batch, options.accum_freq), lr, *comm);
+    progress.step(++state.step, lr, metrics, *batch, model.clip.logit_scale.value(), optimizer);
     if (due(options.save_steps) || due(options.save_epochs * loader.steps_per_epoch())) save();
   }
   save();

@@ -28,31 +28,39 @@ AdamW::AdamW(ParameterList& parameters, const OptimizerOptions& options)
     for (int64_t block = first; block < end; ++block) decays[static_cast<size_t>(block)] = 1;
   }
   decays_ = Tensor::from<uint8_t>(backend, {static_cast<int64_t>(decays.size())}, decays);
-  sum_of_squares_ = Tensor::empty(backend, {}, DType::kF64);
+  scalars_ = Tensor::zeros(backend, {kAdamWScalars}, DType::kF64);
 }
 
-StepReport AdamW::step(double lr) {
+Tensor AdamW::step(double lr) {
   Backend& backend = parameters_.values().backend();
   parameters_.settle_gradients();
-  backend.sum_of_squares(sum_of_squares_, parameters_.gradients());
-  StepReport report;
-  report.gradient_norm = std::sqrt(sum_of_squares_.item());
-  report.skipped = !std::isfinite(report.gradient_norm);
-  if (!report.skipped) {
-    AdamWOptions options{.lr = lr,
-                         .beta1 = options_.beta1,
-                         .beta2 = options_.beta2,
-                         .eps = options_.eps,
-                         .weight_decay = options_.weight_decay,
-                         .step = ++steps_done_};
-    // torch.nn.utils.clip_grad_norm_ adds 1e-6 to the norm.
-    if (options_.max_norm > 0)
-      options.gradient_factor = std::min(1.0, options_.max_norm / (report.gradient_norm + 1e-6));
-    backend.adamw(parameters_.values(), parameters_.rounded_values(), parameters_.first_moments(),
-                  parameters_.second_moments(), parameters_.gradients(), decays_, options);
-  }
+  Tensor sum_of_squares = Tensor::empty(backend, {}, DType::kF64);
+  backend.sum_of_squares(sum_of_squares, parameters_.gradients());
+  const AdamWOptions options{.lr = lr,
+                             .beta1 = options_.beta1,
+                             .beta2 = options_.beta2,
+                             .eps = options_.eps,
+                             .weight_decay = options_.weight_decay,
+                             .max_norm = options_.max_norm};
+  backend.adamw_scalars(scalars_, sum_of_squares, options);
+  backend.adamw(parameters_.values(), parameters_.rounded_values(), parameters_.first_moments(),
+                parameters_.second_moments(), parameters_.gradients(), decays_, scalars_, options);
   parameters_.clear_gradients();
-  return report;
+  return sum_of_squares;
+}
+
+int64_t AdamW::steps_done() const {
+  return static_cast<int64_t>(scalars_.to_vector<double>()[kUpdates]);
+}
+
+int64_t AdamW::steps_skipped() const {
+  return static_cast<int64_t>(scalars_.to_vector<double>()[kSkips]);
+}
+
+void AdamW::set_steps_done(int64_t steps) {
+  std::vector<double> scalars = scalars_.to_vector<double>();
+  scalars[kUpdates] = static_cast<double>(steps);
+  scalars_.copy_from_host(scalars.data());
 }
 
 }  // namespace clip

@@ -26,28 +26,27 @@ struct OptimizerOptions {
   double max_norm = 0;  ///< 0: no clipping
 };
 
-struct StepReport {
-  double gradient_norm = 0;  ///< over all parameters, before clipping
-  bool skipped = false;      ///< the norm was not finite; nothing was changed
-};
-
+/// Waits for no device: everything a step decides (clipping, whether it is left out) is decided
+/// where the gradients are.
 class AdamW {
  public:
   /// Gives the list its training state if it has none.
   AdamW(ParameterList& parameters, const OptimizerOptions& options);
 
-  /// Updates every parameter from its gradient, then clears the gradients.
-  StepReport step(double lr);
+  /// Updates every parameter from its gradient, unless the gradients' norm is not finite, then
+  /// clears the gradients.
+  /// returns F64 [], the sum of the gradients' squares before clipping
+  Tensor step(double lr);
 
-  int64_t steps_done() const { return steps_done_; }  ///< updates so far, for the bias corrections
-  void set_steps_done(int64_t steps) { steps_done_ = steps; }
+  int64_t steps_done() const;  ///< updates so far, for the bias corrections; waits for the device
+  int64_t steps_skipped() const;  ///< steps left out by this object; waits for the device
+  void set_steps_done(int64_t steps);
 
  private:
   ParameterList& parameters_;
   OptimizerOptions options_;
-  Tensor decays_;  ///< U8 per block of kParameterBlock
-  Tensor sum_of_squares_;
-  int64_t steps_done_ = 0;
+  Tensor decays_;   ///< U8 per block of kParameterBlock
+  Tensor scalars_;  ///< F64 [kAdamWScalars]
 };
 
 }  // namespace clip

@@ -21,8 +21,6 @@ cudaStream_t new_stream() {
 CudaBackend::CudaBackend(int index, int compute_major)
     : index_(index),
       compute_(new_stream()),
-      communication_(new_stream()),
-      copy_(new_stream()),
       memory_(std::make_unique<DeviceMemory>(compute_)),
       staging_(std::make_unique<HostStaging>()) {
   const int64_t bytes = workspace_bytes(compute_major);
@@ -33,9 +31,10 @@ CudaBackend::~CudaBackend() {
   cudaSetDevice(index_);
   cudaStreamSynchronize(compute_);
   cublas_.reset();
+  uploads_.reset();
   staging_.reset();
   memory_.reset();
-  for (const cudaStream_t stream : {compute_, communication_, copy_}) cudaStreamDestroy(stream);
+  cudaStreamDestroy(compute_);
 }
 
 cudaStream_t CudaBackend::compute_stream() const {
@@ -54,6 +53,12 @@ void CudaBackend::release(void* address, int64_t /*bytes*/) noexcept { memory_->
 
 void CudaBackend::copy_from_host(void* to, const void* from, int64_t bytes) {
   staging_->copy(to, from, bytes, compute_stream());
+}
+
+void CudaBackend::upload(Tensor& to, const void* host) {
+  const cudaStream_t compute = compute_stream();
+  if (uploads_ == nullptr) uploads_ = std::make_unique<Uploads>(compute);
+  uploads_->copy(to.raw(), host, to.bytes());
 }
 
 void CudaBackend::copy_to_host(void* to, const void* from, int64_t bytes) {

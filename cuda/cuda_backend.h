@@ -2,7 +2,7 @@
 // implements these members: backend.cu, matmul.cu, layer_norm.cu, gelu.cu, attention.cu, ...
 //
 // Everything is put on one compute stream in the order of the calls, so a block of memory may be
-// reused as soon as its tensor is gone. The communication and the copy stream may touch only
+// reused as soon as its tensor is gone. Other streams (of uploads, of communicators) may touch only
 // buffers that live as long as the training: the others could be given away under them.
 #pragma once
 
@@ -34,6 +34,7 @@ void for_cuda_float(const char* op, DType dtype, const Body& body) {
 class CublasLt;
 class DeviceMemory;
 class HostStaging;
+class Uploads;
 
 class CudaBackend final : public Backend {
  public:
@@ -52,6 +53,7 @@ class CudaBackend final : public Backend {
   void release(void* address, int64_t bytes) noexcept override;
   void copy_from_host(void* to, const void* from, int64_t bytes) override;
   void copy_to_host(void* to, const void* from, int64_t bytes) override;
+  void upload(Tensor& to, const void* host) override;
   void copy(Tensor& to, const Tensor& from) override;
   void convert(Tensor& to, const Tensor& from) override;
   void fill_zero(Tensor& x) override;
@@ -133,15 +135,19 @@ class CudaBackend final : public Backend {
 
   // ---- Optimizer ----
   void sum_of_squares(Tensor& total, const Tensor& x) override;
+  void adamw_scalars(Tensor& scalars, const Tensor& sum_of_squares,
+                     const AdamWOptions& options) override;
   void adamw(Tensor& values, Tensor& rounded_values, Tensor& first_moments, Tensor& second_moments,
-             const Tensor& gradients, const Tensor& decays, const AdamWOptions& options) override;
+             const Tensor& gradients, const Tensor& decays, const Tensor& scalars,
+             const AdamWOptions& options) override;
   void clamp(Tensor& x, double low, double high) override;
 
  private:
   int index_;
-  cudaStream_t compute_ = nullptr, communication_ = nullptr, copy_ = nullptr;
+  cudaStream_t compute_ = nullptr;
   std::unique_ptr<DeviceMemory> memory_;
   std::unique_ptr<HostStaging> staging_;
+  std::unique_ptr<Uploads> uploads_;  // made by the first
   std::unique_ptr<CublasLt> cublas_;
 };
 

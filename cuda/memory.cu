@@ -64,39 +64,76 @@ void DeviceMemory::release(void* address) noexcept {
 }
 
 HostStaging::HostStaging() {
-  try {
-    for (Slot& slot : slots_) {
-      check_cuda(cudaMallocHost(&slot.pinned, kSlotBytes), "copy_from_host");
-      check_cuda(cudaEventCreateWithFlags(&slot.copied, cudaEventDisableTiming), "copy_from_host");
-    }
-  } catch (...) {
-    free_slots();
-    throw;
-  }
+  void* ring = nullptr;
+  check_cuda(cudaMallocHost(&ring, kRingBytes), "copy_from_host");
+  ring_ = static_cast<char*>(ring);
 }
 
-HostStaging::~HostStaging() { free_slots(); }
+HostStaging::~HostStaging() {
+  for (const Region& region : in_flight_) cudaEventDestroy(region.copied);
+  for (const cudaEvent_t event : free_events_) cudaEventDestroy(event);
+  cudaFreeHost(ring_);
+}
 
-void HostStaging::free_slots() noexcept {
-  for (Slot& slot : slots_) {
-    if (slot.copied != nullptr) cudaEventDestroy(slot.copied);
-    if (slot.pinned != nullptr) cudaFreeHost(slot.pinned);
+/// Where `bytes` of the ring are free, once what was there has been copied.
+int64_t HostStaging::take_region(int64_t bytes) {
+  const int64_t begin = next_ + bytes <= kRingBytes ? next_ : 0, end = begin + bytes;
+  const auto overlaps = [=](const Region& region) {
+    return region.begin < end && begin < region.end;
+  };
+  while (std::any_of(in_flight_.begin(), in_flight_.end(), overlaps)) {
+    check_cuda(cudaEventSynchronize(in_flight_.front().copied), "copy_from_host");
+    free_events_.push_back(in_flight_.front().copied);
+    in_flight_.pop_front();
   }
+  next_ = end;
+  return begin;
+}
+
+cudaEvent_t HostStaging::take_event() {
+  cudaEvent_t event = nullptr;
+  if (free_events_.empty()) {
+    check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "copy_from_host");
+  } else {
+    event = free_events_.back();
+    free_events_.pop_back();
+  }
+  return event;
 }
 
 void HostStaging::copy(void* to, const void* from, int64_t bytes, cudaStream_t stream) {
   const std::lock_guard lock(mutex_);
-  for (int64_t at = 0; at < bytes; at += kSlotBytes) {
-    const auto count = static_cast<size_t>(std::min(kSlotBytes, bytes - at));
-    const Slot& slot = slots_[next_];
-    next_ = (next_ + 1) % slots_.size();
-    check_cuda(cudaEventSynchronize(slot.copied), "copy_from_host");  // at once on first use
-    std::memcpy(slot.pinned, static_cast<const char*>(from) + at, count);
-    check_cuda(cudaMemcpyAsync(static_cast<char*>(to) + at, slot.pinned, count,
-                               cudaMemcpyHostToDevice, stream),
+  for (int64_t at = 0; at < bytes; at += kChunkBytes) {
+    const int64_t count = std::min(kChunkBytes, bytes - at), begin = take_region(count);
+    std::memcpy(ring_ + begin, static_cast<const char*>(from) + at, static_cast<size_t>(count));
+    check_cuda(cudaMemcpyAsync(static_cast<char*>(to) + at, ring_ + begin,
+                               static_cast<size_t>(count), cudaMemcpyHostToDevice, stream),
                "copy_from_host");
-    check_cuda(cudaEventRecord(slot.copied, stream), "copy_from_host");
+    in_flight_.push_back({begin, begin + count, take_event()});
+    check_cuda(cudaEventRecord(in_flight_.back().copied, stream), "copy_from_host");
   }
+}
+
+Uploads::Uploads(cudaStream_t compute) : compute_(compute) {
+  check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "upload");
+  for (cudaEvent_t* event : {&before_, &uploaded_})
+    check_cuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "upload");
+  check_cuda(cudaEventRecord(before_, compute_), "upload");
+}
+
+Uploads::~Uploads() {
+  cudaStreamSynchronize(stream_);
+  cudaEventDestroy(before_);
+  cudaEventDestroy(uploaded_);
+  cudaStreamDestroy(stream_);
+}
+
+void Uploads::copy(void* to, const void* from, int64_t bytes) {
+  check_cuda(cudaStreamWaitEvent(stream_, before_, 0), "upload");
+  staging_.copy(to, from, bytes, stream_);
+  check_cuda(cudaEventRecord(uploaded_, stream_), "upload");
+  check_cuda(cudaStreamWaitEvent(compute_, uploaded_, 0), "upload");
+  check_cuda(cudaEventRecord(before_, compute_), "upload");
 }
 
 }  // namespace clip

@@ -3,11 +3,12 @@
 
 #include <cuda_runtime.h>
 
-#include <array>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 namespace clip {
 
@@ -35,8 +36,8 @@ class DeviceMemory {
   std::unordered_map<void*, int64_t> block_sizes_;  // of all blocks
 };
 
-/// Copies from the host through pinned memory, so that the caller waits neither for the GPU nor,
-/// afterwards, needs to keep its bytes.
+/// Copies from the host through a ring of pinned memory: the caller need not keep its bytes, and
+/// waits for the GPU only where the ring is full of what has not been copied yet.
 class HostStaging {
  public:
   HostStaging();
@@ -47,16 +48,37 @@ class HostStaging {
   void copy(void* to, const void* from, int64_t bytes, cudaStream_t stream);
 
  private:
-  static constexpr int64_t kSlotBytes = 2 << 20;
-  struct Slot {
-    void* pinned = nullptr;
-    cudaEvent_t copied = nullptr;  // recorded behind the slot's last copy
+  static constexpr int64_t kRingBytes = 32 << 20;
+  static constexpr int64_t kChunkBytes = 4 << 20;  // so that a large copy fills while it is sent
+  struct Region {
+    int64_t begin, end;
+    cudaEvent_t copied;
   };
-  void free_slots() noexcept;
+  int64_t take_region(int64_t bytes);
+  cudaEvent_t take_event();
 
   std::mutex mutex_;
-  std::array<Slot, 8> slots_;
-  size_t next_ = 0;
+  char* ring_ = nullptr;
+  int64_t next_ = 0;
+  std::deque<Region> in_flight_;  // oldest first
+  std::vector<cudaEvent_t> free_events_;
+};
+
+/// Backend::upload: a stream of its own.
+class Uploads {
+ public:
+  explicit Uploads(cudaStream_t compute);
+  ~Uploads();
+  Uploads(const Uploads&) = delete;
+  Uploads& operator=(const Uploads&) = delete;
+
+  void copy(void* to, const void* from, int64_t bytes);
+
+ private:
+  cudaStream_t compute_, stream_ = nullptr;
+  cudaEvent_t before_ = nullptr;    // where the computation was at the last upload
+  cudaEvent_t uploaded_ = nullptr;  // behind the last upload
+  HostStaging staging_;
 };
 
 }  // namespace clip

@@ -62,8 +62,19 @@ struct AdamWOptions {
   double beta2 = 0.98;
   double eps = 1e-6;
   double weight_decay = 0.2;
-  int64_t step = 1;              ///< counts from 1, for the bias corrections
-  double gradient_factor = 1.0;  ///< what every gradient is multiplied with first (norm clipping)
+  double max_norm = 0;  ///< what the gradient's norm is clipped to; 0: it is not
+};
+
+/// What one step of AdamW multiplies with, kept where the parameters are so that nobody waits for
+/// it: F64 [kAdamWScalars], all zero before the first step.
+enum AdamWScalar : int64_t {
+  kUpdates,         ///< updates done, this one included
+  kSkips,           ///< steps left out because the gradient's norm was not finite
+  kIsSkipped,       ///< 1 if this step is
+  kGradientFactor,  ///< min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_
+  kStepSize,        ///< lr / (1 - beta1^updates)
+  kRootScale,       ///< sqrt(1 - beta2^updates)
+  kAdamWScalars
 };
 
 class Backend {
@@ -78,6 +89,10 @@ class Backend {
   virtual void release(void* address, int64_t bytes) noexcept = 0;
   virtual void copy_from_host(void* to, const void* from, int64_t bytes) = 0;
   virtual void copy_to_host(void* to, const void* from, int64_t bytes) = 0;
+  /// Copies from the host beside the computation, which waits for it from here on: the pictures of
+  /// the next batch. `to` lives as long as the training and takes turns with a second buffer: what
+  /// is queued may read it if it was queued before the last upload, and not if after.
+  virtual void upload(Tensor& to, const void* host) = 0;
   virtual void copy(Tensor& to, const Tensor& from) = 0;     ///< same shape and dtype
   virtual void convert(Tensor& to, const Tensor& from) = 0;  ///< between F32, F64 and BF16
   virtual void fill_zero(Tensor& x) = 0;
@@ -202,12 +217,15 @@ class Backend {
   // ---------------------------------------------------------------------------------------------------
   /// total F64 [] = sum of squares of x, any float dtype
   virtual void sum_of_squares(Tensor& total, const Tensor& x) = 0;
+  /// The next step's scalars from the ones before and the gradients' sum of squares, F64 [].
+  virtual void adamw_scalars(Tensor& scalars, const Tensor& sum_of_squares,
+                             const AdamWOptions& options) = 0;
   /// One AdamW step with decoupled decay over flat buffers; decays U8 [numel / kParameterBlock]
   /// says per block whether weight_decay applies. rounded_values (BF16, or absent) become the new
-  /// values, rounded. Gradients are left as they are.
+  /// values, rounded. Gradients are left as they are; a skipped step leaves everything.
   virtual void adamw(Tensor& values, Tensor& rounded_values, Tensor& first_moments,
                      Tensor& second_moments, const Tensor& gradients, const Tensor& decays,
-                     const AdamWOptions& options) = 0;
+                     const Tensor& scalars, const AdamWOptions& options) = 0;
   /// x [] = min(max(x, low), high)
   virtual void clamp(Tensor& x, double low, double high) = 0;
 };

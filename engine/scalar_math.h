@@ -19,6 +19,7 @@ namespace clip {
 
 /// Device code reads constants of the host, but may not call numeric_limits.
 inline constexpr float kInfinityF32 = std::numeric_limits<float>::infinity();
+inline constexpr double kLargestF64 = std::numeric_limits<double>::max();
 
 /// The bits of a number, and back; std::bit_cast is a function of the host alone.
 CLIP_HOST_DEVICE inline uint32_t bits_of(float x) {
@@ -116,6 +117,19 @@ CLIP_HOST_DEVICE inline T gelu_derivative(T x) {
     const T erf = error_function(x * T(0.70710678118654752440), gauss);
     return T(0.5) * (T(1) + erf) + T(0.39894228040143267794) * x * gauss;
   }
+}
+
+/// AdamWScalar by AdamWScalar, from those of the step before. Source: torch/optim/adamw.py.
+CLIP_HOST_DEVICE inline void set_adamw_scalars(double* scalars, double sum_of_squares,
+                                               const AdamWOptions& options) {
+  const double norm = std::sqrt(sum_of_squares);
+  const bool skipped = !(norm <= kLargestF64);  // NaN, too
+  scalars[kIsSkipped] = skipped ? 1 : 0;
+  scalars[skipped ? kSkips : kUpdates] += 1;
+  const double share = options.max_norm / (norm + 1e-6);
+  scalars[kGradientFactor] = options.max_norm > 0 && share < 1 ? share : 1;
+  scalars[kStepSize] = options.lr / (1 - std::pow(options.beta1, scalars[kUpdates]));
+  scalars[kRootScale] = std::sqrt(1 - std::pow(options.beta2, scalars[kUpdates]));
 }
 
 }  // namespace clip

@@ -9,21 +9,43 @@
 
 namespace clip {
 
-std::vector<Batch> to_device(const HostBatch& batch, int64_t image_size, Backend& backend,
-                             int64_t parts) {
-  const int64_t rows = static_cast<int64_t>(batch.tokens.size()) / parts,
-                bytes = image_size * image_size * 3;
-  CLIP_CHECK(rows * parts == static_cast<int64_t>(batch.tokens.size()), "[to_device] a batch of ",
-             batch.tokens.size(), " cannot be cut into ", parts, " equal micro-batches");
+namespace {
+
+std::vector<Batch> in_parts(const Tensor& images, const std::vector<std::vector<int32_t>>& captions,
+                            int64_t parts) {
+  const int64_t rows = images.size(0) / parts;
+  CLIP_CHECK(rows * parts == images.size(0), "[to_device] a batch of ", images.size(0),
+             " cannot be cut into ", parts, " equal micro-batches");
   std::vector<Batch> micro_batches;
-  for (int64_t part = 0; part < parts; ++part) {
-    const auto first = batch.tokens.begin() + part * rows;
+  for (int64_t begin = 0; begin < images.size(0); begin += rows) {
+    const auto first = captions.begin() + begin;
     micro_batches.push_back(
-        {Tensor::from_bytes(backend, {rows, image_size, image_size, 3}, DType::kU8,
-                            batch.images.data() + part * rows * bytes),
-         pack_tokens({first, first + rows}, backend)});
+        {images.slice(begin, begin + rows), pack_tokens({first, first + rows}, images.backend())});
   }
   return micro_batches;
+}
+
+Shape shape_of(const HostBatch& batch, int64_t image_size) {
+  return {static_cast<int64_t>(batch.tokens.size()), image_size, image_size, 3};
+}
+
+}  // namespace
+
+std::vector<Batch> to_device(const HostBatch& batch, int64_t image_size, Backend& backend,
+                             int64_t parts) {
+  return in_parts(Tensor::from<uint8_t>(backend, shape_of(batch, image_size), batch.images),
+                  batch.tokens, parts);
+}
+
+std::vector<Batch> BatchUploader::operator()(const HostBatch& batch, int64_t parts) {
+  const Shape shape = shape_of(batch, size_);
+  std::swap(images_, other_images_);
+  if (!has_shape(images_, shape)) {
+    images_ = Tensor::empty(backend_, shape, DType::kU8);
+    backend_.synchronize();  // its memory may have been somebody's who is still at work
+  }
+  backend_.upload(images_, batch.images.data());
+  return in_parts(images_, batch.tokens, parts);
 }
 
 namespace {
@@ -121,12 +143,15 @@ StepMetrics train_step(ClipModel& model, AdamW& optimizer, const std::vector<Bat
   Tensor loss = result.loss.value();
   comm.all_reduce_sum(loss);
   comm.wait();
-  const StepReport report = optimizer.step(lr);
+  const Tensor sum_of_squares = optimizer.step(lr);
   Tensor logit_scale = model.clip.logit_scale.value();
   logit_scale.backend().clamp(logit_scale, 0.0, std::log(100.0));
-  return {loss.item(), report.gradient_norm, report.skipped, result.image_features.value(),
-          result.text_features.value()};
+  return {loss, sum_of_squares, result.image_features.value(), result.text_features.value()};
 }
+
+double StepMetrics::gradient_norm() const { return std::sqrt(sum_of_squares.item()); }
+
+bool StepMetrics::skipped() const { return !std::isfinite(gradient_norm()); }
 
 double loss_floor(const std::vector<std::vector<int32_t>>& captions) {
   std::map<std::vector<int32_t>, int64_t> copies;

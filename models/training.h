@@ -17,6 +17,19 @@ struct Batch {
 std::vector<Batch> to_device(const HostBatch& batch, int64_t image_size, Backend& backend,
                              int64_t parts = 1);
 
+/// Brings batches to a device, the pictures beside the step before: two buffers in turn. What is
+/// returned is good until the call after the next.
+class BatchUploader {
+ public:
+  BatchUploader(Backend& backend, int64_t image_size) : backend_(backend), size_(image_size) {}
+  std::vector<Batch> operator()(const HostBatch& batch, int64_t parts);
+
+ private:
+  Backend& backend_;
+  int64_t size_;
+  Tensor images_, other_images_;  ///< U8 [N, S, S, 3]
+};
+
 struct Contrast {
   Variable loss;            ///< [] this rank's share of the mean loss, in nats
   Variable image_features;  ///< [N, E], unit rows
@@ -27,11 +40,14 @@ struct Contrast {
 /// rows.
 Contrast contrast(const Clip& clip, const Batch& batch, Communicator& comm);
 
-/// What a step has to tell. Losses are in nats.
+/// What a step has to tell. Asking for a number waits for the device; the step itself does not.
 struct StepMetrics {
-  double loss = 0;
-  double gradient_norm = 0;
-  bool skipped = false;   ///< the gradient was not finite; nothing was changed
+  double loss() const { return mean_loss.item(); }  ///< nats
+  double gradient_norm() const;                     ///< over all parameters, before clipping
+  bool skipped() const;  ///< the norm was not finite: nothing was changed
+
+  Tensor mean_loss;       ///< []
+  Tensor sum_of_squares;  ///< F64 [], of the gradients
   Tensor image_features;  ///< [N, E], unit rows, before the update
   Tensor text_features;
 };

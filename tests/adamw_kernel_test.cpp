@@ -16,13 +16,27 @@ Doubles padded(int64_t seed) {
   return values;
 }
 
+/// The gradients' norm in these tests, chosen so that AdamW multiplies them with max_norm itself.
+constexpr double kNorm = 1 - 1e-6;
+
+/// The scalars of update `step`, counted from 1.
+Tensor scalars_of(int64_t step, const AdamWOptions& options) {
+  Doubles before(kAdamWScalars);
+  before[kUpdates] = static_cast<double>(step - 1);
+  Tensor scalars = Tensor::from<double>(cpu_backend(), {kAdamWScalars}, before);
+  cpu_backend().adamw_scalars(scalars, Tensor::from<double>(cpu_backend(), {}, {kNorm * kNorm}),
+                              options);
+  return scalars;
+}
+
 struct Reference {
   Doubles p, m, v;
 
-  void step(const Doubles& gradients, const AdamWOptions& o) {
-    const auto t = static_cast<double>(o.step);
+  void step(int64_t step, const Doubles& gradients, const AdamWOptions& o) {
+    const auto t = static_cast<double>(step);
+    const double factor = o.max_norm > 0 ? o.max_norm : 1;
     for (size_t i = 0; i < p.size(); ++i) {
-      const double g = gradients[i] * o.gradient_factor;
+      const double g = gradients[i] * factor;
       if (kDecays[i / kParameterBlock] != 0) p[i] *= 1 - o.lr * o.weight_decay;
       m[i] = o.beta1 * m[i] + (1 - o.beta1) * g;
       v[i] = o.beta2 * v[i] + (1 - o.beta2) * g * g;
@@ -46,11 +60,10 @@ void check_steps(double tolerance) {
                                .beta2 = 0.98,
                                .eps = 1e-6,
                                .weight_decay = 0.2,
-                               .step = step,
-                               .gradient_factor = step % 2 == 0 ? 0.3 : 1.0};
+                               .max_norm = step % 2 == 0 ? 0.3 : 0.0};
     const Tensor g = tensor_of<T>({kElements}, gradients);
-    cpu_backend().adamw(p, no_copy, m, v, g, decays, options);
-    reference.step(gradients, options);
+    cpu_backend().adamw(p, no_copy, m, v, g, decays, scalars_of(step, options), options);
+    reference.step(step, gradients, options);
     expect_near(p, reference.p, tolerance, "values");
     expect_near(m, reference.m, tolerance, "first moments");
     expect_near(v, reference.v, tolerance, "second moments");
@@ -70,35 +83,54 @@ TEST(AdamWKernel, MatchesItsDefinitionOverSeveralStepsAndLeavesPaddingZero) {
 
 TEST(AdamWKernel, FirstStepMovesEveryValueByTheLearningRate) {
   const Tensor decays = Tensor::from(cpu_backend(), {1}, std::vector<uint8_t>{0});
+  const AdamWOptions options{.lr = 0.5, .eps = 0};
   const Doubles zeros(kParameterBlock), gradients(kParameterBlock, 3.0);
   Tensor p = tensor_of<double>({kParameterBlock}, zeros),
          m = tensor_of<double>({kParameterBlock}, zeros),
          v = tensor_of<double>({kParameterBlock}, zeros), no_copy;
   cpu_backend().adamw(p, no_copy, m, v, tensor_of<double>({kParameterBlock}, gradients), decays,
-                      {.lr = 0.5, .eps = 0});
+                      scalars_of(1, options), options);
   expect_near(p, Doubles(kParameterBlock, -0.5), 1e-12, "values");
 }
 
 TEST(AdamWKernel, RoundsTheNewValuesIntoTheirBF16Copy) {
   const Tensor decays = Tensor::from(cpu_backend(), {3}, kDecays);
+  const AdamWOptions options{.lr = 0.01};
   Tensor p = tensor_of<float>({kElements}, padded(1)), m = tensor_of<float>({kElements}, padded(2)),
          v = tensor_of<float>({kElements}, random_values(kElements, 3, 0, 2));
   Tensor copy = Tensor::empty(cpu_backend(), {kElements}, DType::kBF16),
          expected = Tensor::like(copy);
   cpu_backend().adamw(p, copy, m, v, tensor_of<float>({kElements}, padded(4)), decays,
-                      {.lr = 0.01, .step = 3});
+                      scalars_of(3, options), options);
   cpu_backend().convert(expected, p);
   EXPECT_EQ(to_doubles(copy), to_doubles(expected));
 }
 
+TEST(AdamWKernel, ASkippedStepLeavesEverything) {
+  for (const double sum :
+       {std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    const AdamWOptions options{.lr = 0.5, .max_norm = 1};
+    Tensor scalars = scalars_of(4, options), no_copy;
+    cpu_backend().adamw_scalars(scalars, Tensor::from<double>(cpu_backend(), {}, {sum}), options);
+    const Doubles values(kParameterBlock, 1.0);
+    Tensor p = tensor_of<double>({kParameterBlock}, values), m = p.clone(), v = p.clone();
+    cpu_backend().adamw(p, no_copy, m, v, p.clone(), Tensor::zeros(cpu_backend(), {1}, DType::kU8),
+                        scalars, options);
+    for (const Tensor& tensor : {p, m, v}) EXPECT_EQ(doubles_of(tensor), values);
+    EXPECT_EQ(doubles_of(scalars)[kUpdates], 4);
+    EXPECT_EQ(doubles_of(scalars)[kSkips], 1);
+  }
+}
+
 TEST(AdamWKernel, GivesTheSameBitsForAnyThreadCount) {
   const Tensor decays = Tensor::from(cpu_backend(), {3}, kDecays);
+  const AdamWOptions options{.lr = 0.01};
   expect_same_bits_for_any_thread_count([&] {
     Tensor p = tensor_of<float>({kElements}, padded(1)),
            m = tensor_of<float>({kElements}, padded(2)),
            v = tensor_of<float>({kElements}, random_values(kElements, 3, 0, 2)), no_copy;
     cpu_backend().adamw(p, no_copy, m, v, tensor_of<float>({kElements}, padded(4)), decays,
-                        {.lr = 0.01, .step = 3});
+                        scalars_of(3, options), options);
     return std::vector<Tensor>{p, m, v};
   });
 }

@@ -93,9 +93,9 @@ void expect_training(DType dtype, double tolerance) {
                       pack_tokens(tiny_captions(step), cpu_backend())};
     const StepMetrics metrics = train_step(model, optimizer, {batch}, lr.at(step), *comm);
     const size_t k = static_cast<size_t>(step);
-    EXPECT_NEAR(metrics.loss, expected["losses"][k].get<double>(), tolerance) << "step " << step;
+    EXPECT_NEAR(metrics.loss(), expected["losses"][k].get<double>(), tolerance) << "step " << step;
     const double norm = expected["gradient_norms"][k];
-    EXPECT_NEAR(metrics.gradient_norm, norm, 10 * tolerance * norm) << "step " << step;
+    EXPECT_NEAR(metrics.gradient_norm(), norm, 10 * tolerance * norm) << "step " << step;
   }
   EXPECT_NEAR(model.clip.logit_scale.value().item(), expected["logit_scale"].get<double>(),
               tolerance);

@@ -48,8 +48,8 @@ Signature train(Backend& backend) {
   for (int64_t step = 0; step < 20; ++step) {
     const Batch batch{tiny_images(step, backend), pack_tokens(tiny_captions(step), backend)};
     const StepMetrics metrics = train_step(model, optimizer, {batch}, lr.at(step), *comm);
-    signature.losses.push_back(metrics.loss);
-    signature.norms.push_back(metrics.gradient_norm);
+    signature.losses.push_back(metrics.loss());
+    signature.norms.push_back(metrics.gradient_norm());
   }
   signature.logit_scale = model.clip.logit_scale.value().item();
   return signature;

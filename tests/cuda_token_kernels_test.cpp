@@ -235,30 +235,33 @@ TEST_F(GpuTokenKernel, ClampKeepsNaN) {
   }
 }
 
+/// Three steps, the second one skipped.
+std::vector<Tensor> adamw_steps(const Draw& draw, Tensor copy) {
+  const Shape shape = {3 * kParameterBlock};
+  Backend& backend = draw.backend();
+  Tensor values = draw.f32(shape, 1), first = draw.f32(shape, 2, 0.1);
+  Tensor second = Tensor::zeros(backend, shape, DType::kF32);
+  Tensor scalars = Tensor::zeros(backend, {kAdamWScalars}, DType::kF64);
+  const Tensor decays = Tensor::from<uint8_t>(backend, {3}, {1, 0, 1});
+  uint64_t stream = 10;
+  for (const double sum : {9.0, std::numeric_limits<double>::infinity(), 0.01}) {
+    const AdamWOptions options{.lr = 0.01, .max_norm = 0.5};
+    backend.adamw_scalars(scalars, Tensor::from<double>(backend, {}, {sum}), options);
+    backend.adamw(values, copy, first, second, draw.f32(shape, stream++), decays, scalars, options);
+  }
+  Tensor read = Tensor::empty(backend, scalars.shape(), DType::kF32);
+  backend.convert(read, scalars);
+  return {values, first, second, read};
+}
+
 TEST_F(GpuTokenKernel, AdamW) {
-  expect_parity(gpu(), [](const Draw& draw) {
-    const Shape shape = {3 * kParameterBlock};
-    Backend& backend = draw.backend();
-    Tensor values = draw.f32(shape, 1), first = draw.f32(shape, 2, 0.1);
-    Tensor second = Tensor::zeros(backend, shape, DType::kF32);
-    Tensor no_copy;
-    const Tensor decays = Tensor::from<uint8_t>(backend, {3}, {1, 0, 1});
-    for (int64_t step = 1; step <= 3; ++step)
-      backend.adamw(values, no_copy, first, second,
-                    draw.f32(shape, 10 + static_cast<uint64_t>(step)), decays,
-                    {.lr = 0.01, .step = step, .gradient_factor = 0.5});
-    return std::vector<Tensor>{values, first, second};
-  });
+  expect_parity(gpu(), [](const Draw& draw) { return adamw_steps(draw, {}); });
 }
 
 TEST_F(GpuTokenKernel, AdamWRoundsTheNewValuesIntoTheirBF16Copy) {
-  const Draw draw(gpu(), DType::kF32);
-  const Shape shape = {2 * kParameterBlock};
-  Tensor values = draw.f32(shape, 1), first = draw.f32(shape, 2, 0.1);
-  Tensor second = Tensor::zeros(gpu(), shape, DType::kF32);
-  Tensor copy = Tensor::empty(gpu(), shape, DType::kBF16), expected = Tensor::like(copy);
-  gpu().adamw(values, copy, first, second, draw.f32(shape, 3),
-              Tensor::from<uint8_t>(gpu(), {2}, {1, 0}), {.lr = 0.01});
+  Tensor copy = Tensor::empty(gpu(), {3 * kParameterBlock}, DType::kBF16);
+  const Tensor values = adamw_steps(Draw(gpu(), DType::kF32), copy)[0];
+  Tensor expected = Tensor::like(copy);
   gpu().convert(expected, values);
   EXPECT_EQ(to_doubles(copy), to_doubles(expected));
 }

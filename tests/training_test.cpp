@@ -37,7 +37,7 @@ std::vector<double> train(ClipModel& model, const std::vector<Batch>& batches, i
   std::vector<double> losses;
   for (int64_t step = 0; step < steps; ++step) {
     const Batch& batch = batches[static_cast<size_t>(step) % batches.size()];
-    losses.push_back(train_step(model, optimizer, {batch}, lr.at(step), *comm).loss);
+    losses.push_back(train_step(model, optimizer, {batch}, lr.at(step), *comm).loss());
   }
   return losses;
 }
@@ -131,7 +131,7 @@ TEST(Training, ASkippedStepLeavesTheModelAsItWas) {
   scale.copy_from_host(poisoned.data());
   const auto before = model.clip.text.text_projection.value().to_vector<float>();
   const auto comm = make_single_communicator();
-  EXPECT_TRUE(train_step(model, optimizer, {random_pairs(8)}, 1e-3, *comm).skipped);
+  EXPECT_TRUE(train_step(model, optimizer, {random_pairs(8)}, 1e-3, *comm).skipped());
   EXPECT_EQ(model.clip.text.text_projection.value().to_vector<float>(), before);
 }
 

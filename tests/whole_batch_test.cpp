@@ -78,7 +78,7 @@ std::vector<double> losses_of_twenty_steps(const Split& split) {
     std::vector<double> losses;
     for (int64_t step = 0; step < 20; ++step) {
       const auto batch = batch_of_rank(comm, step, 24, split.micro_batches);
-      losses.push_back(train_step(model, optimizer, batch, lr.at(step), comm).loss);
+      losses.push_back(train_step(model, optimizer, batch, lr.at(step), comm).loss());
     }
     return losses;
   })[0];

@@ -52,17 +52,20 @@ Progress::Progress(const RunFolder& run, const TrainOptions& options, int64_t fi
       first_step_(first_step),
       last_step_(last_step),
       log_every_(options.log_every),
-      batch_size_(options.batch_size),
+      batch_size_(options.batch_size * options.accum_freq),
       terminal_(isatty(STDOUT_FILENO) != 0),
       start_(Clock::now()),
       last_told_(start_),
       last_told_step_(first_step) {}
 
 void Progress::step(int64_t step, double lr, const StepMetrics& metrics, const HostBatch& batch,
-                    double logit_scale) {
-  if (metrics.skipped)
-    say(concat("step ", step, ": the gradient's norm is not finite; the step was skipped"));
+                    const Tensor& logit_scale_tensor, const AdamW& optimizer) {
   if (step % log_every_ != 0 && step != 1 && step != last_step_) return;
+  const double logit_scale = logit_scale_tensor.item(), loss = metrics.loss();
+  const int64_t skipped = optimizer.steps_skipped();
+  if (skipped > skipped_)
+    say(concat("steps ", last_told_step_ + 1, " to ", step, ": ", skipped - skipped_,
+               " skipped, because the gradient's norm was not finite"));
   const auto now = Clock::now();
   const double rate = static_cast<double>((step - last_told_step_) * batch_size_) /
                       seconds_between(last_told_, now);
@@ -74,20 +77,21 @@ void Progress::step(int64_t step, double lr, const StepMetrics& metrics, const H
   const double chance_loss = std::log(static_cast<double>(batch.tokens.size()));
   const double top1 = in_batch_top1(metrics.image_features, metrics.text_features, batch.tokens);
   run_.log({{"step", step},
-            {"loss", metrics.loss},
+            {"loss", loss},
             {"loss_floor", floor},
             {"loss_chance", chance_loss},
             {"logit_scale", logit_scale},
             {"lr", lr},
-            {"grad_norm", metrics.gradient_norm},
-            {"skipped", metrics.skipped},
+            {"grad_norm", metrics.gradient_norm()},
+            {"skipped", skipped - skipped_},
             {"in_batch_top1", top1},
             {"pairs_per_s", rate}});
+  skipped_ = skipped;
   const std::string line = formatted(
       "step %5lld/%lld  loss %.3f (floor %.3f, ln G %.3f)  scale %5.1f  top-1 %5.1f %%  %5.0f "
       "pairs/s  %s left",
-      static_cast<long long>(step), static_cast<long long>(last_step_), metrics.loss, floor,
-      chance_loss, std::exp(logit_scale), 100 * top1, rate, clock_text(left).c_str());
+      static_cast<long long>(step), static_cast<long long>(last_step_), loss, floor, chance_loss,
+      std::exp(logit_scale), 100 * top1, rate, clock_text(left).c_str());
   std::cout << (terminal_ ? "\r\033[K" : "") << line
             << (terminal_ && step != last_step_ ? "" : "\n") << std::flush;
 }

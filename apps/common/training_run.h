@@ -40,7 +40,7 @@ class Progress {
   /// Called after each step; tells about every log_every-th, the first and the last of the run,
   /// wherever it was stopped and resumed.
   void step(int64_t step, double lr, const StepMetrics& metrics, const HostBatch& batch,
-            double logit_scale);
+            const Tensor& logit_scale, const AdamW& optimizer);
   /// A sentence between the lines.
   void say(const std::string& sentence);
 
@@ -50,6 +50,7 @@ class Progress {
   bool terminal_;
   std::chrono::steady_clock::time_point start_, last_told_;
   int64_t last_told_step_;
+  int64_t skipped_ = 0;  ///< steps, told so far
 };
 
 /// Zero-shot results as the last lines of a run print them, and as log.jsonl keeps them.

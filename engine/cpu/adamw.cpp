@@ -4,30 +4,28 @@
 #include "engine/cpu/bfloat16.h"
 #include "engine/cpu/cpu_backend.h"
 #include "engine/parallel.h"
+#include "engine/scalar_math.h"
 
 namespace clip {
 namespace {
 
-/// The step's scalars, computed in F64 and rounded once.
+/// A step's scalars, computed in F64 and rounded once.
 template <class T>
 struct Step {
   T gradient_factor;
   T beta1, one_minus_beta1;
   T beta2, one_minus_beta2;
-  T step_size;   // lr / (1 - beta1^step)
-  T root_scale;  // sqrt(1 - beta2^step)
+  T step_size;
+  T root_scale;
   T eps;
 };
 
 template <class T>
-Step<T> step_of(const AdamWOptions& options) {
-  const auto step = static_cast<double>(options.step);
-  const double correction1 = 1.0 - std::pow(options.beta1, step);
-  const double correction2 = 1.0 - std::pow(options.beta2, step);
-  return {static_cast<T>(options.gradient_factor), static_cast<T>(options.beta1),
-          static_cast<T>(1.0 - options.beta1),     static_cast<T>(options.beta2),
-          static_cast<T>(1.0 - options.beta2),     static_cast<T>(options.lr / correction1),
-          static_cast<T>(std::sqrt(correction2)),  static_cast<T>(options.eps)};
+Step<T> step_of(const double* scalars, const AdamWOptions& options) {
+  return {static_cast<T>(scalars[kGradientFactor]), static_cast<T>(options.beta1),
+          static_cast<T>(1.0 - options.beta1),      static_cast<T>(options.beta2),
+          static_cast<T>(1.0 - options.beta2),      static_cast<T>(scalars[kStepSize]),
+          static_cast<T>(scalars[kRootScale]),      static_cast<T>(options.eps)};
 }
 
 /// `keep` is what decay leaves of a value: 1 - lr weight_decay, or 1.
@@ -53,11 +51,17 @@ void round_block(BF16* rounded, const T* values) {
 
 }  // namespace
 
+void CpuBackend::adamw_scalars(Tensor& scalars, const Tensor& sum_of_squares,
+                               const AdamWOptions& options) {
+  set_adamw_scalars(scalars.data<double>(), *sum_of_squares.data<double>(), options);
+}
+
 void CpuBackend::adamw(Tensor& values, Tensor& rounded_values, Tensor& first_moments,
                        Tensor& second_moments, const Tensor& gradients, const Tensor& decays,
-                       const AdamWOptions& options) {
+                       const Tensor& scalars, const AdamWOptions& options) {
+  if (scalars.data<double>()[kIsSkipped] != 0) return;
   for_float("adamw", values.dtype(), [&]<class T>(T) {
-    const Step<T> step = step_of<T>(options);
+    const Step<T> step = step_of<T>(scalars.data<double>(), options);
     const T decayed = static_cast<T>(1.0 - options.lr * options.weight_decay);
     T *p = values.data<T>(), *m = first_moments.data<T>(), *v = second_moments.data<T>();
     const T* g = gradients.data<T>();

@@ -34,6 +34,7 @@ class CpuBackend final : public Backend {
   void release(void* address, int64_t bytes) noexcept override;
   void copy_from_host(void* to, const void* from, int64_t bytes) override;
   void copy_to_host(void* to, const void* from, int64_t bytes) override;
+  void upload(Tensor& to, const void* host) override;
   void copy(Tensor& to, const Tensor& from) override;
   void convert(Tensor& to, const Tensor& from) override;
   void fill_zero(Tensor& x) override;
@@ -115,8 +116,11 @@ class CpuBackend final : public Backend {
 
   // ---- Optimizer ----
   void sum_of_squares(Tensor& total, const Tensor& x) override;
+  void adamw_scalars(Tensor& scalars, const Tensor& sum_of_squares,
+                     const AdamWOptions& options) override;
   void adamw(Tensor& values, Tensor& rounded_values, Tensor& first_moments, Tensor& second_moments,
-             const Tensor& gradients, const Tensor& decays, const AdamWOptions& options) override;
+             const Tensor& gradients, const Tensor& decays, const Tensor& scalars,
+             const AdamWOptions& options) override;
   void clamp(Tensor& x, double low, double high) override;
 
  private:

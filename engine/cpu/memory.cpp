@@ -68,6 +68,10 @@ void CpuBackend::copy_to_host(void* to, const void* from, int64_t bytes) {
   copy_from_host(to, from, bytes);
 }
 
+void CpuBackend::upload(Tensor& to, const void* host) {
+  copy_from_host(to.raw(), host, to.bytes());
+}
+
 void CpuBackend::copy(Tensor& to, const Tensor& from) {
   copy_from_host(to.raw(), from.raw(), from.bytes());
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/check.h"
+#include "tests/cudasim/counts.h"
 #include "tests/cudasim/error.h"
 #include "tests/cudasim/options.h"
 #include "tests/cudasim/sanitizer.h"
@@ -156,6 +157,7 @@ using Lock = std::lock_guard<std::recursive_mutex>;
 
 cudaError_t cudaMalloc(void** address, size_t bytes) {
   const Lock lock(cudasim::runtime_mutex());
+  ++cudasim::counts().allocations;
   return cudasim::allocate(address, bytes, Memory::kDevice);
 }
 
@@ -213,6 +215,7 @@ cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t
 // (cudaStreamNonBlocking) have still to do.
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   const Lock lock(cudasim::runtime_mutex());
+  ++cudasim::counts().waits;
   if (const cudaError_t code = cudasim::check_copy(to, from, bytes, kind); code != cudaSuccess)
     return code;
   cudasim::synchronize_blocking_streams();

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/cudasim/counts.h"
 #include "tests/cudasim/error.h"
 #include "tests/cudasim/fault.h"
 #include "tests/cudasim/options.h"
@@ -183,6 +184,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
   const Lock lock(cudasim::runtime_mutex());
+  ++cudasim::counts().waits;
   cudasim::Stream* stream = cudasim::find_stream(handle);
   if (stream == nullptr) return cudasim::no_such_stream(handle);
   cudasim::drain(*stream);
@@ -191,6 +193,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
 
 cudaError_t cudaDeviceSynchronize() {
   const Lock lock(cudasim::runtime_mutex());
+  ++cudasim::counts().waits;
   cudasim::synchronize_device();
   return cudaSuccess;
 }
@@ -239,6 +242,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream_handle, cudaEvent_t handle, 
 
 cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
   const Lock lock(cudasim::runtime_mutex());
+  ++cudasim::counts().waits;
   cudasim::Event& event = cudasim::event_of(handle);
   if (event.stream == nullptr) return cudaSuccess;
   cudasim::run_others(*event.stream);
