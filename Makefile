@@ -68,17 +68,25 @@ MPI_CPPFLAGS := $(patsubst -I%,-isystem%,$(filter -I%,$(mpi_words))) -DOMPI_SKIP
 MPI_LIBS := $(filter -L% -l% -Wl%,$(mpi_words))
 endif
 
+# NCCL joins GPUs, and MPI plays its part where they are simulated. One of two files defines
+# make_gpu_communicator.
+nccl := $(if $(cuda_home),$(firstword $(wildcard $(cuda_home)/include/nccl.h /usr/include/nccl.h)))
+has_nccl := $(and $(nccl),$(if $(SIM),$(mpicxx),yes))
+nccl_seam := cuda/nccl_communicator.cu cuda/no_nccl.cpp
+
 ENGINE_SOURCES := $(filter-out $(mpi_seam),$(wildcard engine/*.cpp engine/cpu/*.cpp))
-KERNEL_SOURCES := $(wildcard cuda/*.cu)
+KERNEL_SOURCES := $(filter-out $(if $(has_nccl),,$(firstword $(nccl_seam))),$(wildcard cuda/*.cu))
 # Of two ways to switch stacks, the one for this processor.
-CUDASIM_SOURCES := $(filter-out tests/cudasim/fiber_$(if $(filter x86_64%,$(machine)),ucontext,x86_64).cpp,$(wildcard tests/cudasim/*.cpp))
+CUDASIM_SOURCES := $(filter-out tests/cudasim/fiber_$(if $(filter x86_64%,$(machine)),ucontext,x86_64).cpp \
+  $(if $(has_nccl),,tests/cudasim/nccl.cpp),$(wildcard tests/cudasim/*.cpp))
 CLIP_SOURCES := $(wildcard autograd/*.cpp models/*.cpp) $(mpi_source) \
-  $(if $(filter none,$(gpu)),cuda/no_cuda.cpp) $(if $(filter real,$(gpu)),cuda/load_library.cpp)
+  $(if $(filter none,$(gpu)),cuda/no_cuda.cpp $(lastword $(nccl_seam))) $(if $(filter real,$(gpu)),cuda/load_library.cpp) \
+  $(if $(filter simulated,$(gpu)),$(if $(has_nccl),,$(lastword $(nccl_seam))))
 APP_SOURCES := $(wildcard apps/*.cpp)
 APP_SUPPORT_SOURCES := $(wildcard apps/common/*.cpp)
 # Tests of a GPU, real or simulated; of the simulated one alone; and of the simulator itself.
 GPU_TEST_SOURCES := $(wildcard tests/cuda_*_test.cpp)
-SIM_TEST_SOURCES := $(wildcard tests/cudasim_*_test.cpp)
+SIM_TEST_SOURCES := $(filter-out $(if $(has_nccl),,tests/cudasim_nccl_test.cpp),$(wildcard tests/cudasim_*_test.cpp))
 CUDASIM_TEST_SOURCES := $(wildcard tests/cudasim/*_test.cu)
 MPI_TEST_SOURCES := $(wildcard tests/mpi_*_test.cpp)
 CPU_TEST_SOURCES := $(filter-out $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES) $(if $(mpicxx),,$(MPI_TEST_SOURCES)),$(wildcard tests/*_test.cpp))
@@ -122,7 +130,7 @@ compile_kernel = $(nvcc) -std=c++20 -O3 -ccbin $(CXX) $(architectures) --expt-re
   --generate-line-info -Werror all-warnings -Xptxas -warn-spills -Xcompiler -fPIC,-Wall,-Wextra $(NVCCFLAGS)
 
 ENGINE_LIBS := -ldnnl
-CUDA_LIBS = -L$(cuda_home)/lib64 -lcublasLt -lcudart_static -ldl -lrt -lpthread -Wl,-rpath,$(cuda_home)/lib64
+CUDA_LIBS = -L$(cuda_home)/lib64 -lcublasLt $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt -lpthread -Wl,-rpath,$(cuda_home)/lib64
 CLIP_LIBS := -lboost_program_options -larchive -lstb -lfreetype -licuuc $(MPI_LIBS)
 TEST_LIBS := -lgtest_main -lgtest -lpthread# gtest_main serves only programs without a main()
 
@@ -143,7 +151,8 @@ test_objects := $(call objects,test,$(TEST_SOURCES) $(BENCH_SOURCES))
 engine_library := $(B)/lib/libclip_cpu.so
 wide_library := $(if $(wide),$(B)/lib/glibc-hwcaps/x86-64-v4/libclip_cpu.so)
 kernel_library := $(if $(filter real,$(gpu)),$(B)/lib/libclip_cuda.so)
-kernel_objects := $(if $(kernel_library),$(KERNEL_SOURCES:%.cu=$(B)/obj/%.cu.o) $(call objects,baseline,cuda/library_entry.cpp))
+kernel_objects := $(if $(kernel_library),$(KERNEL_SOURCES:%.cu=$(B)/obj/%.cu.o) \
+  $(call objects,baseline,cuda/library_entry.cpp $(if $(has_nccl),,$(lastword $(nccl_seam)))))
 libraries := $(engine_library) $(wide_library) $(kernel_library)
 # In the order of linking: each calls only those after it.
 app_archives := $(P)/libclip_apps.a $(P)/libclip.a
@@ -176,7 +185,7 @@ $(B)/obj/clip/%.o: %.cpp $(B)/flags | $(B)/found
 	@mkdir -p $(@D)
 	$(Q)$(compile) $(baseline) -I. -MMD -MP -c -o $@ $<
 
-$(B)/obj/clip/engine/mpi_communicator.o: private CPPFLAGS += $(MPI_CPPFLAGS)
+$(B)/obj/clip/engine/mpi_communicator.o $(B)/obj/sim/tests/cudasim/nccl.o: private CPPFLAGS += $(MPI_CPPFLAGS)
 
 # An absolute -I, so that __FILE__ of reference_path.h is right wherever a test is started.
 $(B)/obj/test/%.o: %.cpp $(B)/flags | $(B)/found
@@ -240,7 +249,7 @@ $(benches): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) 
 $(cudasim_tests): $(P)/tests/%: $(P)/obj/tests/%.o $(P)/obj/cuda/check.o $(cudasim_objects) $(P)/links
 	$(call say,LINK,$@)
 	@mkdir -p $(@D)
-	$(Q)$(link) $(firstword $(sim_sanitize)) -o $@ $(filter %.o,$^) $(TEST_LIBS)
+	$(Q)$(link) $(firstword $(sim_sanitize)) -o $@ $(filter %.o,$^) $(MPI_LIBS) $(TEST_LIBS)
 
 $(links): apps/%: $(B)/apps/%
 	@ln -sfn ../$< $@
@@ -283,7 +292,7 @@ fc-list 2>/dev/null | grep -q NotoColorEmoji || [[ -e /usr/share/fonts/truetype/
 row kernels '$(if $(wide),x86-64-v3 and x86-64-v4 (AVX-512)$(comma) chosen when a program starts,one set)'; \
 row MPI '$(or $(mpicxx),$(if $(filter no,$(MPI)),left out (MPI=no),not found)$(comma) so programs run as one process)'; \
 row nvcc '$(or $(nvcc),$(if $(filter no,$(CUDA)),left out (CUDA=no),not found)$(comma) so neither GPU nor its simulator)'; \
-$(call has_header,nccl.h) && row NCCL 'found, not used yet' || row NCCL 'not found'; \
+row NCCL '$(or $(nccl),not found$(comma) so ranks have no GPUs)'; \
 [[ -z $$missing ]] || { echo "make:$$missing not found; make deps installs what is missing" >&2; exit 1; }
 endef
 $(B)/found: $(B)/flags Makefile

@@ -42,4 +42,11 @@ constexpr int64_t kLargestMessage = 1 << 30;
 /// throws           clip::Error if the ranks cannot be joined, or the build has no MPI
 std::unique_ptr<Communicator> make_communicator(int64_t largest_message = kLargestMessage);
 
+/// Joins the same ranks over the memory of their GPUs, one a rank: NCCL, on a stream of its own.
+/// Tensors must be on that GPU; wait() makes its later kernels wait, not the host. `launch`
+/// outlives it. With one rank it is the single communicator.
+///
+/// throws  clip::Error if the ranks cannot be joined, or the build has no NCCL
+std::unique_ptr<Communicator> make_gpu_communicator(Communicator& launch, Backend& gpu);
+
 }  // namespace clip

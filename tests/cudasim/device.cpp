@@ -21,6 +21,9 @@ namespace {
 constexpr int kMaxSharedBytes = 163 * 1024;
 constexpr int kSharedBytesUnasked = 48 * 1024;
 constexpr int kVersion = CUDART_VERSION;
+// All are one: a process uses the one of its rank. Each process has its own memory.
+constexpr int kDevices = 8;
+int current_device = 0;
 
 std::map<const void*, int>& shared_limits() {
   static std::map<const void*, int> limits;
@@ -72,23 +75,27 @@ void check_pointer_argument(const Launch& launch, int index, const void* pointer
 }  // namespace cudasim
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = cudasim::kDevices;
   return cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int device) {
-  return device == 0 ? cudaSuccess
-                     : cudasim::fail(cudaErrorInvalidDevice,
-                                     clip::concat("device ", device, " of 1 simulated device"));
+  if (device < 0 || device >= cudasim::kDevices)
+    return cudasim::fail(
+        cudaErrorInvalidDevice,
+        clip::concat("device ", device, " of ", cudasim::kDevices, " simulated ones"));
+  cudasim::current_device = device;
+  return cudaSuccess;
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = cudasim::current_device;
   return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  if (const cudaError_t code = cudaSetDevice(device); code != cudaSuccess) return code;
+  if (device < 0 || device >= cudasim::kDevices)
+    return cudasim::fail(cudaErrorInvalidDevice, clip::concat("device ", device));
   *properties = {};
   std::strcpy(properties->name, "simulated GPU");
   properties->major = 8;

@@ -18,6 +18,14 @@ std::string_view environment(const char* name) {
         "'");
 }
 
+/// 0 if the variable is not set.
+double positive(const char* name) {
+  if (environment(name).empty()) return 0;
+  const double value = std::strtod(environment(name).data(), nullptr);
+  if (!(value > 0)) refuse(name, "a positive number");
+  return value;
+}
+
 Options from_environment() {
   Options result;
   const std::string_view lanes = environment("CUDASIM_LANES");
@@ -40,11 +48,10 @@ Options from_environment() {
     refuse("CUDASIM_STREAMS", "lazy, others or eager");
   }
 
-  if (const std::string_view memory = environment("CUDASIM_MEMORY_MIB"); !memory.empty()) {
-    const long long mebibytes = std::strtoll(memory.data(), nullptr, 10);
-    if (mebibytes <= 0) refuse("CUDASIM_MEMORY_MIB", "a positive number");
-    result.memory_bytes = static_cast<int64_t>(mebibytes) << 20;
-  }
+  if (const double mebibytes = positive("CUDASIM_MEMORY_MIB"); mebibytes > 0)
+    result.memory_bytes = static_cast<int64_t>(mebibytes * (1 << 20));
+  if (const double seconds = positive("CUDASIM_NCCL_SECONDS"); seconds > 0)
+    result.nccl_seconds = seconds;
   return result;
 }
 

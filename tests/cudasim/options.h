@@ -17,10 +17,12 @@ struct Options {
   uint64_t seed = 1;  ///< of LaneOrder::kRandom
   StreamOrder streams = StreamOrder::kLazy;
   int64_t memory_bytes = int64_t{4} << 30;  ///< cudaMalloc fails beyond
+  double nccl_seconds = 60;                 ///< after which a rank no longer waits for the others
 };
 
 /// May be changed between operations. It starts from CUDASIM_LANES (ascending, descending, or
-/// random:SEED), CUDASIM_STREAMS (lazy, others or eager) and CUDASIM_MEMORY_MIB.
+/// random:SEED), CUDASIM_STREAMS (lazy, others or eager), CUDASIM_MEMORY_MIB
+/// and CUDASIM_NCCL_SECONDS.
 Options& options();
 
 }  // namespace cudasim
