@@ -16,6 +16,7 @@ OPTIMIZE := -O3
 SANITIZE :=#     address,undefined or thread: a build of its own beside the normal one
 CUDA :=#         no: leave the GPU out, although there is nvcc
 CUDA_ARCHS := 80 90# compute capabilities to compile for; of the last one PTX too
+JPEG :=#         stb: leave libjpeg-turbo out, although it is there
 SIM :=#          1: with the simulated GPU; address or thread: its kernels watched by that sanitizer
 SIM_KINDS := 1#  kinds of simulated GPU that make test runs; all: SIM_KINDS='1 address thread'
 TEST_TIMEOUT :=# seconds a test program may take
@@ -55,11 +56,18 @@ $(error SIM must be 1, address or thread, got $(SIM))
 endif
 endif
 
+# Who decodes JPEG: libjpeg-turbo where its header is (another libjpeg would have other pixels), else
+# stb_image.
+jpeg_version := $(if $(filter stb,$(JPEG)),,$(shell echo LIBJPEG_TURBO_VERSION | \
+  $(CXX) $(CPPFLAGS) -include cstdio -include jpeglib.h -E -P -x c++ - 2>/dev/null | tail -n 1 | grep '^[0-9]'))
+jpeg := $(if $(jpeg_version),turbo,stb)
+
 ENGINE_SOURCES := $(wildcard engine/*.cpp engine/cpu/*.cpp)
 KERNEL_SOURCES := $(wildcard cuda/*.cu)
 # Of two ways to switch stacks, the one for this processor.
 CUDASIM_SOURCES := $(filter-out tests/cudasim/fiber_$(if $(filter x86_64%,$(machine)),ucontext,x86_64).cpp,$(wildcard tests/cudasim/*.cpp))
-CLIP_SOURCES := $(wildcard autograd/*.cpp models/*.cpp) \
+CLIP_SOURCES := $(wildcard autograd/*.cpp) \
+  $(filter-out models/jpeg_$(if $(filter turbo,$(jpeg)),stb,turbo).cpp,$(wildcard models/*.cpp)) \
   $(if $(filter none,$(gpu)),cuda/no_cuda.cpp) $(if $(filter real,$(gpu)),cuda/load_library.cpp)
 APP_SOURCES := $(wildcard apps/*.cpp)
 APP_SUPPORT_SOURCES := $(wildcard apps/common/*.cpp)
@@ -109,7 +117,7 @@ compile_kernel = $(nvcc) -std=c++20 -O3 -ccbin $(CXX) $(architectures) --expt-re
 
 ENGINE_LIBS := -ldnnl
 CUDA_LIBS = -L$(cuda_home)/lib64 -lcublasLt -lcudart_static -ldl -lrt -lpthread -Wl,-rpath,$(cuda_home)/lib64
-CLIP_LIBS := -lboost_program_options -larchive -lstb -lfreetype -licuuc
+CLIP_LIBS := -lboost_program_options -larchive -lstb $(if $(filter turbo,$(jpeg)),-ljpeg) -lfreetype -licuuc
 TEST_LIBS := -lgtest_main -lgtest -lpthread# gtest_main serves only programs without a main()
 
 # ---- Files that are made ------------------------------------------------------------------------
@@ -261,6 +269,7 @@ for pair in $(REQUIRED_HEADERS); do \
   if $(call has_header,"$${pair#*=}"); then row "$${pair%%=*}" "found$$version"; \
   else row "$${pair%%=*}" 'NOT FOUND'; missing+=" $${pair%%=*}"; fi; \
 done; \
+row libjpeg-turbo '$(if $(jpeg_version),found $(jpeg_version),$(if $(filter stb,$(JPEG)),left out (JPEG=stb),not found): JPEG pixels differ from Pillow by a few steps)'; \
 $(call has_header,gtest/gtest.h) && row GoogleTest found || row GoogleTest 'not found: no make test'; \
 fc-list 2>/dev/null | grep -q NotoColorEmoji || [[ -e /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf ]] \
   && row 'Noto Color Emoji' found || row 'Noto Color Emoji' 'not found: the default data are drawn shapes'; \
@@ -343,7 +352,7 @@ clean:
 	@find apps -maxdepth 1 -type l -delete 2>/dev/null || true
 
 # ---- Packages -----------------------------------------------------------------------------------
-PACKAGES := g++ make pkg-config libdnnl-dev libboost-program-options-dev libstb-dev nlohmann-json3-dev \
+PACKAGES := g++ make pkg-config libdnnl-dev libboost-program-options-dev libstb-dev libjpeg62-turbo-dev nlohmann-json3-dev \
   libarchive-dev libicu-dev libfreetype-dev fonts-noto-color-emoji libgtest-dev clang-format clang-tidy
 deps:
 	@if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then \
@@ -374,7 +383,8 @@ help:
 	  '' \
 	  'SANITIZE=address,undefined or SANITIZE=thread: a build in build/<that>/ with its own tests' \
 	  'OPTIMIZE=-O1, CXXFLAGS=..., CXX=..., V=1 (whole commands): any change of flags rebuilds' \
-	  'CUDA=no: without GPU kernels; CUDA_ARCHS="80 90": which GPUs they are compiled for' \
+	  'JPEG=stb: JPEG by stb_image, although there is libjpeg-turbo' \
+  'CUDA=no: without GPU kernels; CUDA_ARCHS="80 90": which GPUs they are compiled for' \
 	  'SIM=1: programs and tests with a simulated GPU, in build/sim/; SIM=address, SIM=thread: its' \
 	  "  kernels watched by a sanitizer. make test runs SIM=1; all three: SIM_KINDS='1 address thread'" \
 	  '' \
