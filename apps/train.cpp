@@ -35,6 +35,7 @@ void train(int argc, const char* const* argv) {
   DataLoader loader(data.pairs, source.tokenizer,
                     {.batch_size = options.batch_size,
                      .image_size = vision.image_size,
+                     .preprocess = vision.preprocess,
                      .context_length = source.config.text.context_length,
                      .seed = options.seed,
                      .workers = options.workers,

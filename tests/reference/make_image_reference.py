@@ -1,19 +1,24 @@
-"""Makes image_resize.txt, image_files.txt and images/ with Pillow and torchvision.
+"""Makes image_resize.txt, image_transforms.txt, image_files.txt and images/ with Pillow, torchvision,
+open_clip and transformers.
 
 Needs Pillow 13 or later: from 13.0 on, Pillow takes the vertical pass first for pictures whose
 height shrinks more than twice as much as their width, and so rounds differently.
-Made with Pillow 13.0.0 (libjpeg-turbo 3.2.0), torchvision 0.29.2.
+Made with Pillow 13.0.0 (libjpeg-turbo 3.2.0), torchvision 0.29.2,
+open_clip 3.3.0, transformers 5.23.0.
 """
 
 import io
+import json
 import pathlib
 import struct
 import zlib
 
 import numpy
 import PIL
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torchvision import transforms
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 HERE = pathlib.Path(__file__).parent
 assert int(PIL.__version__.split(".")[0]) >= 13, "needs Pillow 13 or later"
@@ -111,6 +116,42 @@ def make_resizes():
         result = transform(Image.fromarray(picture(width, height)))
         lines.append(f"transform {width} {height} {size} {summary(numpy.asarray(result))}")
     (HERE / "image_resize.txt").write_text("\n".join(lines) + "\n")
+
+
+def make_transforms():
+    """open_clip's image_transform_v2 and Hugging Face's CLIPImageProcessorPil, back to bytes."""
+    lines = []
+    shapes = [(96, 64), (64, 97), (65, 65), (32, 32), (20, 11), (9, 40), (31, 300), (640, 480)]
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+    for mode in ("shortest", "longest", "squash"):
+        for interpolation in ("bicubic", "bilinear"):
+            for width, height in shapes:
+                cfg = {"mean": mean, "std": std, "interpolation": interpolation,
+                       "resize_mode": mode, "fill_color": 77}
+                transform = image_transform_v2(PreprocessCfg(size=32, **cfg), is_train=False)
+                values = transform(Image.fromarray(picture(width, height))).numpy()
+                pixels = back_to_bytes(values, mean, std)
+                lines.append(["open_clip", width, height, 32, cfg, pixels])
+    for short_side in (32, 37):
+        for width, height in shapes:
+            cfg = {"size": {"shortest_edge": short_side}, "crop_size": {"height": 32, "width": 32},
+                   "image_mean": mean, "image_std": std, "resample": 3, "do_convert_rgb": True}
+            values = CLIPImageProcessorPil(**cfg)(Image.fromarray(picture(width, height)))
+            pixels = back_to_bytes(values["pixel_values"][0], mean, std)
+            lines.append(["hugging_face", width, height, 32, cfg, pixels])
+    text = ""
+    for *sizes, cfg, pixels in lines:
+        fields = json.dumps(cfg, separators=(",", ":"))
+        text += " ".join(map(str, [*sizes, fields, summary(pixels)])) + "\n"
+    (HERE / "image_transforms.txt").write_text(text)
+
+
+def back_to_bytes(values, mean, std):
+    """[3, height, width] normalised -> [height, width, 3]; every value must be one of a byte."""
+    scaled = (numpy.asarray(values, numpy.float64).transpose(1, 2, 0) * std + mean) * 255
+    pixels = numpy.rint(scaled)
+    assert abs(scaled - pixels).max() < 1e-3
+    return pixels.astype(numpy.uint8)
 
 
 def png(width, height, depth, color, interlaced, rows, *chunks):
@@ -348,4 +389,5 @@ def make_files():
 
 
 make_resizes()
+make_transforms()
 make_files()
