@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
-#include <fstream>
 
 #include "tests/dataset_samples.h"
 
@@ -40,8 +39,7 @@ std::string idx(const std::vector<int>& sizes, const std::string& items) {
 class LabelledPicturesTest : public testing::Test {
  protected:
   void write(const std::string& name, const std::string& bytes) const {
-    fs::create_directories(fs::path(folder_.path(name)).parent_path());
-    std::ofstream(folder_.path(name), std::ios::binary) << bytes;
+    folder_.write(name, bytes);
   }
   LabelledPictures open(Split split = Split::kTest) const {
     return open_labelled_pictures(folder_.path(), split);
