@@ -2,8 +2,8 @@
 // upsampling of colour, the colour space that the library reads from the markers.
 //
 // The library reports errors by a call that must not return. It jumps back to the setjmp of the
-// function that called the library; between the two there are frames of C alone, and in the
-// function itself no object with a destructor.
+// member function that called the library: no frame from there on, its own included, may hold an
+// object with a destructor.
 #include <csetjmp>
 #include <utility>
 // clang-format off

@@ -14,7 +14,7 @@
 namespace clip {
 
 struct LabelledPictures {
-  std::string description = {};           ///< kind, place, number of pictures
+  std::string description = {};           ///< kind and place
   std::vector<std::string> classes = {};  ///< as the data set names them
   std::vector<int64_t> labels = {};       ///< of each picture: an index into `classes`
   /// Picture i in [0, size()); thread-safe. throws clip::Error that names it if it cannot be read

@@ -61,6 +61,11 @@ TEST(Preprocess, EqualsOpenClipAndHuggingFaceInEveryBit) {
   EXPECT_GE(cases, 40);
 }
 
+TEST(Preprocess, ByDefaultItsStatisticsAreClips) {
+  EXPECT_EQ(Preprocess{}.statistics().mean, kPixelMean);
+  EXPECT_EQ(Preprocess{}.statistics().std, kPixelStd);
+}
+
 TEST(Preprocess, RefusesPicturesThatTheLongestSideLeavesNoRowOf) {
   const Preprocess rules{.resize_mode = ResizeMode::kLongest};
   const std::string message =
