@@ -17,6 +17,7 @@ SANITIZE :=#     address,undefined or thread: a build of its own beside the norm
 CUDA :=#         no: leave the GPU out, although there is nvcc
 MPI :=#          no: leave MPI out, although there is mpicxx
 CUDA_ARCHS := 80 90# compute capabilities to compile for; of the last one PTX too
+JPEG :=#         stb: leave libjpeg-turbo out, although it is there
 SIM :=#          1: with the simulated GPU; address or thread: its kernels watched by that sanitizer
 SIM_KINDS := 1#  kinds of simulated GPU that make test runs; all: SIM_KINDS='1 address thread'
 TEST_TIMEOUT :=# seconds a test program may take
@@ -74,12 +75,19 @@ nccl := $(if $(cuda_home),$(firstword $(wildcard $(cuda_home)/include/nccl.h /us
 has_nccl := $(and $(nccl),$(if $(SIM),$(mpicxx),yes))
 nccl_seam := cuda/nccl_communicator.cu cuda/no_nccl.cpp
 
+# Who decodes JPEG: libjpeg-turbo where its header is (another libjpeg would have other pixels), else
+# stb_image.
+jpeg_version := $(if $(filter stb,$(JPEG)),,$(shell echo LIBJPEG_TURBO_VERSION | \
+  $(CXX) $(CPPFLAGS) -include cstdio -include jpeglib.h -E -P -x c++ - 2>/dev/null | tail -n 1 | grep '^[0-9]'))
+jpeg := $(if $(jpeg_version),turbo,stb)
+
 ENGINE_SOURCES := $(filter-out $(mpi_seam),$(wildcard engine/*.cpp engine/cpu/*.cpp))
 KERNEL_SOURCES := $(filter-out $(if $(has_nccl),,$(firstword $(nccl_seam))),$(wildcard cuda/*.cu))
 # Of two ways to switch stacks, the one for this processor.
 CUDASIM_SOURCES := $(filter-out tests/cudasim/fiber_$(if $(filter x86_64%,$(machine)),ucontext,x86_64).cpp \
   $(if $(has_nccl),,tests/cudasim/nccl.cpp),$(wildcard tests/cudasim/*.cpp))
-CLIP_SOURCES := $(wildcard autograd/*.cpp models/*.cpp) $(mpi_source) \
+CLIP_SOURCES := $(wildcard autograd/*.cpp) $(mpi_source) \
+  $(filter-out models/jpeg_$(if $(filter turbo,$(jpeg)),stb,turbo).cpp,$(wildcard models/*.cpp)) \
   $(if $(filter none,$(gpu)),cuda/no_cuda.cpp $(lastword $(nccl_seam))) $(if $(filter real,$(gpu)),cuda/load_library.cpp) \
   $(if $(filter simulated,$(gpu)),$(if $(has_nccl),,$(lastword $(nccl_seam))))
 APP_SOURCES := $(wildcard apps/*.cpp)
@@ -131,7 +139,7 @@ compile_kernel = $(nvcc) -std=c++20 -O3 -ccbin $(CXX) $(architectures) --expt-re
 
 ENGINE_LIBS := -ldnnl
 CUDA_LIBS = -L$(cuda_home)/lib64 -lcublasLt $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt -lpthread -Wl,-rpath,$(cuda_home)/lib64
-CLIP_LIBS := -lboost_program_options -larchive -lstb -lfreetype -licuuc $(MPI_LIBS)
+CLIP_LIBS := -lboost_program_options -larchive -lstb $(if $(filter turbo,$(jpeg)),-ljpeg) -lfreetype -licuuc $(MPI_LIBS)
 TEST_LIBS := -lgtest_main -lgtest -lpthread# gtest_main serves only programs without a main()
 
 # ---- Files that are made ------------------------------------------------------------------------
@@ -286,6 +294,7 @@ for pair in $(REQUIRED_HEADERS); do \
   if $(call has_header,"$${pair#*=}"); then row "$${pair%%=*}" "found$$version"; \
   else row "$${pair%%=*}" 'NOT FOUND'; missing+=" $${pair%%=*}"; fi; \
 done; \
+row libjpeg-turbo '$(if $(jpeg_version),found $(jpeg_version),$(if $(filter stb,$(JPEG)),left out (JPEG=stb),not found): JPEG pixels differ from Pillow by a few steps)'; \
 $(call has_header,gtest/gtest.h) && row GoogleTest found || row GoogleTest 'not found: no make test'; \
 fc-list 2>/dev/null | grep -q NotoColorEmoji || [[ -e /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf ]] \
   && row 'Noto Color Emoji' found || row 'Noto Color Emoji' 'not found: the default data are drawn shapes'; \
@@ -368,7 +377,7 @@ clean:
 	@find apps -maxdepth 1 -type l -delete 2>/dev/null || true
 
 # ---- Packages -----------------------------------------------------------------------------------
-PACKAGES := g++ make pkg-config libdnnl-dev libboost-program-options-dev libstb-dev nlohmann-json3-dev \
+PACKAGES := g++ make pkg-config libdnnl-dev libboost-program-options-dev libstb-dev libjpeg62-turbo-dev nlohmann-json3-dev \
   libarchive-dev libicu-dev libfreetype-dev fonts-noto-color-emoji libopenmpi-dev openmpi-bin libgtest-dev clang-format clang-tidy
 deps:
 	@if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then \
@@ -400,6 +409,7 @@ help:
 	  'SANITIZE=address,undefined or SANITIZE=thread: a build in build/<that>/ with its own tests' \
 	  'OPTIMIZE=-O1, CXXFLAGS=..., CXX=..., V=1 (whole commands): any change of flags rebuilds' \
 	  'MPI=no: without MPI, so programs run as one process' \
+	  'JPEG=stb: JPEG by stb_image, although there is libjpeg-turbo' \
   'CUDA=no: without GPU kernels; CUDA_ARCHS="80 90": which GPUs they are compiled for' \
 	  'SIM=1: programs and tests with a simulated GPU, in build/sim/; SIM=address, SIM=thread: its' \
 	  "  kernels watched by a sanitizer. make test runs SIM=1; all three: SIM_KINDS='1 address thread'" \

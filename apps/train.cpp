@@ -36,6 +36,7 @@ void train(int argc, const char* const* argv) {
   DataLoader loader(data.pairs, source.tokenizer,
                     {.batch_size = options.batch_size * options.accum_freq,
                      .image_size = vision.image_size,
+                     .preprocess = vision.preprocess,
                      .context_length = source.config.text.context_length,
                      .seed = options.seed,
                      .workers = options.workers,

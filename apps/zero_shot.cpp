@@ -4,12 +4,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "apps/common/program.h"
 #include "models/atomic_file.h"
 #include "models/checkpoint.h"
-#include "models/dataset.h"
+#include "models/labelled_pictures.h"
 
 namespace clip {
 namespace {
@@ -37,8 +38,9 @@ po::options_description option_list() {
     ("template", po::value<Strings>()->composing(), "prompt with {} for the class name; may be given several times "
                                                     "(default: \"a photo of a {}\")")
     ("templates-file", text(), "file with a template a line")
-    ("data", text(), "folder with a subfolder of pictures per class: print accuracies. Class names are the "
-                     "folders' (_ read as a space) unless --labels gives them in the folders' sorted order")
+    ("data", text(), "folder with a subfolder of pictures per class, or of the files of CIFAR or MNIST (their "
+                     "test split): print accuracies. Class names are the folders' in sorted order (_ read as a "
+                     "space), or the data set's own, unless --labels gives others in the same order")
     ("save-classifier", po::bool_switch(), "keep the class embeddings in the checkpoint; the next run with the "
                                            "same labels and templates uses them")
     ("top-k", po::value<int64_t>()->default_value(5), "classes shown for each picture")
@@ -96,6 +98,10 @@ struct Loaded {
   std::unique_ptr<Tokenizer> tokenizer;
 
   const Clip& clip() const { return model->clip; }
+  Image prepare(const Image& image) const {
+    const VisionConfig& vision = model->clip.config.vision;
+    return prepare_image(image, vision.image_size, vision.preprocess);
+  }
   double logit_scale() const { return model->clip.logit_scale.value().item(); }
 };
 
@@ -129,11 +135,9 @@ std::string percent(double share) {
 
 void name_pictures(const Loaded& loaded, const Classifier& classifier, const Strings& paths,
                    int64_t top_k, bool as_json) {
-  const int64_t size = loaded.clip().config.vision.image_size;
-  const Tensor features =
-      image_features(loaded.clip(), static_cast<int64_t>(paths.size()), [&](int64_t i) {
-        return resize_and_center_crop(load_image(paths[static_cast<size_t>(i)]), size);
-      });
+  const Tensor features = image_features(
+      loaded.clip(), static_cast<int64_t>(paths.size()),
+      [&](int64_t i) { return loaded.prepare(load_image(paths[static_cast<size_t>(i)])); });
   const auto guesses = classify(classifier, features, loaded.logit_scale());
   nlohmann::json results = nlohmann::json::array();
   for (size_t i = 0; i < paths.size(); ++i) {
@@ -168,18 +172,18 @@ struct Accuracy {
   }
 };
 
-Accuracy measure(const Loaded& loaded, const Classifier& classifier, const ClassFolder& folder) {
-  constexpr size_t kChunk = 256;  // pictures in memory at once
-  const int64_t size = loaded.clip().config.vision.image_size;
+Accuracy measure(const Loaded& loaded, const Classifier& classifier,
+                 const LabelledPictures& pictures) {
+  constexpr int64_t kChunk = 256;  // pictures in memory at once
   Accuracy accuracy;
-  accuracy.per_class.resize(folder.classes.size());
-  for (size_t begin = 0; begin < folder.pictures.size(); begin += kChunk) {
+  accuracy.per_class.resize(pictures.classes.size());
+  for (int64_t begin = 0; begin < pictures.size(); begin += kChunk) {
     std::vector<Image> images;
     std::vector<int64_t> labels;
-    for (size_t i = begin; i < std::min(begin + kChunk, folder.pictures.size()); ++i) {
+    for (int64_t i = begin; i < std::min(begin + kChunk, pictures.size()); ++i) {
       try {
-        images.push_back(resize_and_center_crop(load_image(folder.pictures[i].path), size));
-        labels.push_back(folder.pictures[i].label);
+        images.push_back(loaded.prepare(pictures.picture(i)));
+        labels.push_back(pictures.labels[static_cast<size_t>(i)]);
       } catch (const Error& error) {
         std::cerr << concat("skipped: ", one_line(error.what()), '\n');
         ++accuracy.broken;
@@ -200,17 +204,16 @@ Accuracy measure(const Loaded& loaded, const Classifier& classifier, const Class
       }));
     }
   }
-  CLIP_CHECK(accuracy.top1.tried > 0, "none of the ", folder.pictures.size(),
-             " pictures can be read");
+  CLIP_CHECK(accuracy.top1.tried > 0, "none of the ", pictures.size(), " pictures can be read");
   return accuracy;
 }
 
-void report(const Accuracy& accuracy, const ClassFolder& folder, bool as_json) {
+void report(const Accuracy& accuracy, const LabelledPictures& pictures, bool as_json) {
   if (as_json) {
     nlohmann::json per_class;
-    for (size_t i = 0; i < folder.classes.size(); ++i) {
+    for (size_t i = 0; i < pictures.classes.size(); ++i) {
       const Proportion& share = accuracy.per_class[i];
-      nlohmann::json& value = per_class[folder.classes[i]];  // null if no picture could be read
+      nlohmann::json& value = per_class[pictures.classes[i]];  // null if no picture could be read
       if (share.tried > 0) value = share.value();
     }
     const nlohmann::json result = {{"top1", accuracy.top1.value()},
@@ -223,7 +226,7 @@ void report(const Accuracy& accuracy, const ClassFolder& folder, bool as_json) {
     return;
   }
   const int64_t tried = accuracy.top1.tried;
-  std::cout << tried << (tried == 1 ? " picture of " : " pictures of ") << folder.classes.size()
+  std::cout << tried << (tried == 1 ? " picture of " : " pictures of ") << pictures.classes.size()
             << " classes";
   if (accuracy.broken > 0) std::cout << " (" << accuracy.broken << " could not be read)";
   std::cout << "\n  top-1           " << percent(accuracy.top1.value())
@@ -251,15 +254,15 @@ void zero_shot(int argc, const char* const* argv) {
                   values["images"].as<Strings>(), top_k, as_json);
     return;
   }
-  const ClassFolder folder = read_class_folder(data);
-  if (labels.empty()) {
-    labels = folder.classes;
-    for (std::string& label : labels) std::replace(label.begin(), label.end(), '_', ' ');
-  }
-  if (labels.size() != folder.classes.size())
+  const LabelledPictures pictures = open_labelled_pictures(data, Split::kTest);
+  if (labels.empty())
+    std::transform(pictures.classes.begin(), pictures.classes.end(), std::back_inserter(labels),
+                   in_words);
+  if (labels.size() != pictures.classes.size())
     throw UsageError(concat("--labels gives ", labels.size(), " classes, but ", data, " has ",
-                            folder.classes.size()));
-  report(measure(loaded, classifier_for(loaded, labels, templates, save), folder), folder, as_json);
+                            pictures.classes.size()));
+  report(measure(loaded, classifier_for(loaded, labels, templates, save), pictures), pictures,
+         as_json);
 }
 
 }  // namespace

@@ -57,9 +57,16 @@ Variable attention(const Variable& q, const Variable& kv, const Sequences& seque
 inline constexpr std::array<float, 3> kPixelMean = {0.48145466f, 0.4578275f, 0.40821073f};
 inline constexpr std::array<float, 3> kPixelStd = {0.26862954f, 0.26130258f, 0.27577711f};
 
-/// Pixels to patches, normalised with CLIP's mean and deviation, times the convolution's weight.
+/// What pixels are normalised with, by channel.
+struct PixelStatistics {
+  std::array<float, 3> mean = kPixelMean;
+  std::array<float, 3> std = kPixelStd;
+};
+
+/// Pixels to patches, normalised as (value / 255 - mean) / std, times the convolution's weight.
 /// images U8 [N, S, S, 3], weight [C, 3, K, K] with S a multiple of K; returns [N (S / K)², C]
-Variable patch_embedding(const Tensor& images, const Variable& weight);
+Variable patch_embedding(const Tensor& images, const Variable& weight,
+                         const PixelStatistics& pixels = {});
 
 /// Class token and positions.
 /// x [N P, C], class_token [C], positions [P + 1, C]; returns [N (P + 1), C]

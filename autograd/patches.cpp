@@ -1,7 +1,8 @@
 #include "autograd/ops.h"
 
 namespace clip {
-Variable patch_embedding(const Tensor& images, const Variable& weight) {
+Variable patch_embedding(const Tensor& images, const Variable& weight,
+                         const PixelStatistics& pixels) {
   CLIP_CHECK(weight.rank() == 4 && weight.size(1) == 3 && weight.size(2) == weight.size(3),
              "[patch_embedding] weight must be [C, 3, K, K], got ", weight.shape());
   const int64_t patch = weight.size(2), patch_numbers = 3 * patch * patch, width = weight.size(0);
@@ -13,7 +14,7 @@ Variable patch_embedding(const Tensor& images, const Variable& weight) {
   Backend& backend = weight.backend();
   const int64_t per_side = images.size(1) / patch, rows = images.size(0) * per_side * per_side;
   Tensor patches = Tensor::empty(backend, {rows, patch_numbers}, weight.dtype());
-  backend.extract_patches(patches, images, patch, kPixelMean.data(), kPixelStd.data());
+  backend.extract_patches(patches, images, patch, pixels.mean.data(), pixels.std.data());
   Tensor y = Tensor::empty(backend, {rows, width}, weight.dtype());
   const Shape matrix = {width, patch_numbers};
   backend.matmul(y, patches, Transpose::kNo, weight.value().reshape(matrix), Transpose::kYes, {});

@@ -38,8 +38,8 @@ Variable VisionTransformer::operator()(const Tensor& images, const TowerOptions&
              "[encode_image] images must be [N, ", config.image_size, ", ", config.image_size,
              ", 3], got ", images.shape());
   const int64_t count = images.size(0), tokens = config.patches() + 1;
-  const Variable x =
-      assemble_tokens(patch_embedding(images, conv1), class_embedding, positional_embedding);
+  const Variable x = assemble_tokens(patch_embedding(images, conv1, config.preprocess.statistics()),
+                                     class_embedding, positional_embedding);
   const Tensor offsets = ramp(images.backend(), count + 1, tokens);
   const Tensor class_rows = ramp(images.backend(), count, tokens);
   const Variable pooled = transformer(ln_pre(x), {offsets, offsets, tokens, tokens}, Causal::kNo,

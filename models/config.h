@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/backend.h"
+#include "models/preprocess.h"
 
 namespace clip {
 
@@ -16,6 +17,7 @@ struct VisionConfig {
   int64_t layers = 12;
   int64_t head_width = 64;
   double mlp_ratio = 4.0;
+  Preprocess preprocess = {};  ///< of its pictures
 
   int64_t heads() const { return width / head_width; }
   int64_t mlp_width() const;  ///< mlp_ratio * width, cut to a whole number as open_clip does
@@ -57,9 +59,9 @@ std::vector<std::string> preset_names();  ///< smallest first
 std::string to_json(const ClipConfig& config);
 
 /// Reads open_clip_config.json, or one of open_clip's model_configs (the inside of "model_cfg").
-/// Absent fields have open_clip's defaults. A field that asks for another architecture or other
-/// pixels than ours is refused, and so is one that is not known at all, unless it is null;
-/// config_json.cpp lists what is accepted.
+/// Absent fields have open_clip's defaults. A field that asks for another architecture than ours is
+/// refused, and so is one that is not known at all, unless it is null; config_json.cpp lists what is
+/// accepted.
 /// throws clip::Error that names `origin`, the field and
 /// its value
 ClipConfig config_from_json(const std::string& json, const std::string& origin);

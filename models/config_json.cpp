@@ -1,11 +1,8 @@
 // open_clip_config.json, written and read.
 #include <algorithm>
-#include <cmath>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "autograd/ops.h"
 #include "engine/check.h"
 #include "models/config.h"
 #include "models/strict_json.h"
@@ -13,22 +10,6 @@
 namespace clip {
 
 using nlohmann::json;
-
-namespace {
-
-// The digits that other programs write, whose nearest floats are ours.
-using Triple = std::array<double, 3>;
-constexpr Triple kMean = {0.48145466, 0.4578275, 0.40821073};
-constexpr Triple kDeviation = {0.26862954, 0.26130258, 0.27577711};
-
-constexpr bool are_floats_of(const std::array<float, 3>& floats, const Triple& digits) {
-  for (size_t i = 0; i < floats.size(); ++i)
-    if (floats[i] != static_cast<float>(digits[i])) return false;
-  return true;
-}
-static_assert(are_floats_of(kPixelMean, kMean) && are_floats_of(kPixelStd, kDeviation));
-
-}  // namespace
 
 std::string to_json(const ClipConfig& config) {
   using ordered = nlohmann::ordered_json;
@@ -52,14 +33,7 @@ std::string to_json(const ClipConfig& config) {
                      {"quick_gelu", config.gelu == Gelu::kQuick},
                      {"vision_cfg", vision_cfg},
                      {"text_cfg", text_cfg}}},
-                   {"preprocess_cfg",
-                    {{"size", vision.image_size},
-                     {"mode", "RGB"},
-                     {"mean", kMean},
-                     {"std", kDeviation},
-                     {"interpolation", "bicubic"},
-                     {"resize_mode", "shortest"},
-                     {"fill_color", 0}}}};
+                   {"preprocess_cfg", to_json(vision.preprocess, vision.image_size)}};
   return whole.dump(2) + "\n";
 }
 
@@ -222,24 +196,6 @@ TextConfig read_text(const json& object, const std::string& origin) {
   return text;
 }
 
-void check_pixels(const json& object, const std::string& origin) {
-  Fields pixels(object, "preprocess_cfg", origin);
-  const auto is_near = [](const json& given, const Triple& ours) {
-    if (!given.is_array() || given.size() != ours.size()) return false;
-    for (size_t i = 0; i < ours.size(); ++i)
-      if (!given[i].is_number() || std::abs(given[i].get<double>() - ours[i]) > 1e-4) return false;
-    return true;
-  };
-  for (const auto& [field, ours] :
-       std::map<std::string, Triple>{{"mean", kMean}, {"std", kDeviation}})
-    if (object.contains(field) && !is_near(object[field], ours))
-      throw Error(concat(origin, ": preprocess_cfg.", field, " is supported as CLIP's ",
-                         shown(ours), " only, got ", shown(object[field])));
-  pixels.only({"mode"}, {"RGB"});
-  pixels.only({"interpolation"}, {"bicubic"});
-  pixels.only({"resize_mode"}, {"shortest"});
-}
-
 }  // namespace
 
 ClipConfig config_from_json(const std::string& text, const std::string& origin) {
@@ -258,7 +214,7 @@ ClipConfig config_from_json(const std::string& text, const std::string& origin) 
   model.ignore({"init_logit_scale", "nonscalar_logit_scale", "output_dict", "preprocess_cfg"});
   model.refuse_others();
   if (whole.contains("preprocess_cfg") && !whole["preprocess_cfg"].is_null())
-    check_pixels(whole["preprocess_cfg"], origin);
+    config.vision.preprocess = preprocess_from_open_clip(whole["preprocess_cfg"], origin);
   try {
     config.check();
   } catch (const Error& error) {

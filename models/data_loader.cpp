@@ -184,7 +184,7 @@ Sample DataLoader::find_sample(int64_t position, std::vector<Broken>& broken) co
 Image DataLoader::fit(Image image, int64_t position) const {
   constexpr double kMinScale = 0.9, kMaxScale = 1.0;  // of the area; what open_clip trains with
   if (dataset_->native_size() == options_.image_size) return image;
-  if (!options_.augment) return resize_and_center_crop(image, options_.image_size);
+  if (!options_.augment) return prepare_image(image, options_.image_size, options_.preprocess);
   Random random = random_at(options_.seed, "loader/crop", position);
   return random_resized_crop(image, options_.image_size, kMinScale, kMaxScale, random);
 }

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "models/dataset.h"
+#include "models/preprocess.h"
 #include "models/tokenizer.h"
 
 namespace clip {
@@ -28,11 +29,12 @@ struct HostBatch {
 struct LoaderOptions {
   int64_t batch_size = 0;      ///< N of this rank
   int64_t image_size = 0;      ///< S
+  Preprocess preprocess = {};  ///< of pictures that are not augmented
   int64_t context_length = 0;  ///< captions are cut to this many tokens
   uint64_t seed = 0;
   int64_t workers = 2;  ///< threads, of lowered priority; 0 makes batches in next()
   bool shuffle = true;  ///< else sample (step * G + row) mod size
-  /// Random resized crop (0.9 to 1.0 of the area); else resize and centre crop. Pictures whose
+  /// Random resized crop (0.9 to 1.0 of the area); else prepare_image. Pictures whose
   /// Dataset::native_size() is S are taken as they are.
   bool augment = true;
   int64_t rank = 0;  ///< this rank takes rows [rank * N, (rank + 1) * N) of each global batch

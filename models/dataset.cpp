@@ -5,8 +5,10 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "models/dataset_files.h"
+#include "models/labelled_pictures.h"
 
 namespace fs = std::filesystem;
 
@@ -76,9 +78,14 @@ std::vector<std::string> files_under(const std::string& path) {
   return files;
 }
 
-std::unique_ptr<Dataset> open_dataset(const std::string& train_data, const CsvOptions& options) {
+std::unique_ptr<Dataset> open_dataset(const std::string& train_data, const CsvOptions& options,
+                                      Split split) {
   std::error_code ignored;
-  if (fs::is_directory(train_data, ignored)) return open_folder_dataset(train_data);
+  if (fs::is_directory(train_data, ignored)) {
+    if (auto pictures = find_labelled_files(train_data, split))
+      return caption_by_class(std::move(*pictures));
+    return open_folder_dataset(train_data);
+  }
   const std::string lower = lower_case(train_data);
   if (lower.ends_with(".csv") || lower.ends_with(".tsv")) {
     return open_csv_dataset(train_data, options);

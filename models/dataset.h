@@ -77,8 +77,14 @@ std::unique_ptr<Dataset> open_folder_dataset(const std::string& path);
 /// throws    clip::Error if a shard is missing, compressed, cut short, no tar, or holds no sample
 std::unique_ptr<Dataset> open_tar_dataset(const std::string& pattern);
 
-/// Chooses by the argument's form: a folder, *.csv / *.tsv, else *.tar, braces or "::".
-std::unique_ptr<Dataset> open_dataset(const std::string& train_data, const CsvOptions& options);
+/// Which files of data sets that have both.
+enum class Split { kTrain, kTest };
+
+/// Chooses by the argument's form: a folder, *.csv / *.tsv, else *.tar, braces or "::". A folder of
+/// CIFAR's or MNIST's files (models/labelled_pictures.h) gives the pictures of one split, each with
+/// the caption "a photo of a <class>".
+std::unique_ptr<Dataset> open_dataset(const std::string& train_data, const CsvOptions& options,
+                                      Split split = Split::kTrain);
 
 /// Pictures sorted into classes for evaluation: DIR/<class>/..., subfolders of a class included.
 struct ClassFolder {

@@ -149,12 +149,13 @@ SceneReport evaluate_scenes(const Clip& clip, const Tokenizer& tokenizer, const 
 
 Retrieval evaluate_retrieval(const Clip& clip, const Tokenizer& tokenizer, const Dataset& dataset,
                              int64_t limit) {
+  const VisionConfig& vision = clip.config.vision;
   std::vector<Image> images;
   std::vector<std::string> captions;
   for (int64_t i = 0; i < std::min(limit, dataset.size()); ++i) {
     try {
       Sample sample = dataset.get(i, 0);
-      images.push_back(resize_and_center_crop(sample.image, clip.config.vision.image_size));
+      images.push_back(prepare_image(sample.image, vision.image_size, vision.preprocess));
       captions.push_back(std::move(sample.caption));
     } catch (const BrokenSample&) {
       continue;

@@ -18,13 +18,18 @@ struct Image {
 };
 
 /// Decodes PNG, JPEG, BMP, GIF (first frame), TGA, PSD or 8-bit binary PNM to RGB: grey is
-/// repeated, palettes are looked up, 16 bits are cut to 8, alpha and EXIF rotation are ignored.
+/// repeated, palettes are looked up, 16 bits are cut to 8 (but clipped in grey PNGs without alpha),
+/// alpha and EXIF rotation are ignored.
 ///
 /// name      what the error calls the picture (a path, or "shard.tar: 000012.jpg")
 /// throws    clip::Error if the bytes are no picture, end too early, or exceed kMaxImagePixels
-/// source    stb_image; equal to Pillow's convert("RGB") except for JPEG, where a value may differ
-///           by a few steps, and for transparent pixels of GIFs
+/// source    equal to Pillow's convert("RGB") in every bit (16-bit BMPs aside); libjpeg-turbo,
+///           stb_image
 Image decode_image(std::span<const uint8_t> bytes, const std::string& name);
+
+/// Whether this build decodes JPEG by libjpeg-turbo, with Pillow's pixels; else stb_image does,
+/// and values differ by a few steps.
+bool jpeg_equals_pillow();
 
 /// decode_image of a file; throws clip::Error that names the path if it cannot be read.
 Image load_image(const std::string& path);
@@ -38,18 +43,19 @@ struct Box {
 };
 
 /// Bicubic resize (a = -0.5, antialiased, each pass rounded to 8 bits) with Pillow's fixed-point
-/// coefficients: equals PIL.Image.resize((width, height), BICUBIC, box) in every bit, for Pillow
-/// before 13. Later ones take the vertical pass first where the height shrinks much more than the
-/// width (in resize_and_center_crop: for some pictures more than twice as tall as wide), and so
-/// round differently.
+/// coefficients: equals PIL.Image.resize((width, height), BICUBIC, box) of Pillow 13 in every bit.
+/// The horizontal pass comes first, except where the height loses more than twice as many pixels as
+/// the width; earlier Pillows always begin with the horizontal pass and so round differently there
+/// (in resize_and_center_crop: for some pictures taller than wide).
 ///
-/// throws    clip::Error if the box is empty or leaves the picture, or if the result or the picture
-///           between the two passes exceeds kMaxImagePixels
+/// throws    clip::Error if the box is empty or leaves the picture, or if the result exceeds
+///           kMaxImagePixels
 Image resize_bicubic(const Image& image, int64_t width, int64_t height, const Box& box);
 Image resize_bicubic(const Image& image, int64_t width, int64_t height);
 
-/// CLIP's evaluation transform: short side to `size` (long side truncated, as torchvision does),
-/// centre crop (offsets rounded half to even). Only the pixels of the crop are ever computed.
+/// CLIP's evaluation transform, prepare_image of models/preprocess.h with CLIP's own rules: short
+/// side to `size` (long side truncated, as torchvision does), centre crop (offsets rounded half to
+/// even). Only the pixels of the crop are ever computed.
 /// returns [size, size, 3]
 Image resize_and_center_crop(const Image& image, int64_t size);
 

@@ -1,8 +1,8 @@
-// Bicubic resize as Pillow computes it, and the two transforms of CLIP that are built on it.
+// Resizing as Pillow computes it, and the transforms of CLIP that are built on it.
 //
 // A value is a sum of 8-bit pixels times 22-bit fixed-point weights, rounded to 8 bits after the
-// horizontal pass and again after the vertical one. Integer sums do not depend on their order, so
-// the loops are free to be fast. Both passes only compute what the wanted part of the result needs.
+// first pass and again after the second. Integer sums do not depend on their order, so the loops
+// are free to be fast. Both passes only compute what the wanted part of the result needs.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -11,6 +11,7 @@
 
 #include "engine/check.h"
 #include "models/image.h"
+#include "models/preprocess.h"
 
 namespace clip {
 namespace {
@@ -48,6 +49,8 @@ double bicubic(double x) {
   return 0;
 }
 
+double bilinear(double x) { return std::max(1 - std::abs(x), 0.0); }
+
 /// For each output of a pass: the first input it reads, how many, and their weights in fixed point.
 struct Taps {
   std::vector<int64_t> first, count;
@@ -60,11 +63,12 @@ struct Taps {
 
 /// Taps of outputs [skip, skip + wanted) when inputs [from, to) of `inputs` become `outputs`.
 /// Pillow keeps `from` and `to` in single precision.
-Taps bicubic_taps(int64_t inputs, float from, float to, int64_t outputs, int64_t skip,
-                  int64_t wanted) {
+Taps make_taps(Interpolation kind, int64_t inputs, float from, float to, int64_t outputs,
+               int64_t skip, int64_t wanted) {
+  const bool is_cubic = kind == Interpolation::kBicubic;
   const double scale = static_cast<double>(to - from) / static_cast<double>(outputs);
   const double spread = std::max(scale, 1.0);  // shrinking widens the filter: antialiasing
-  const double support = 2 * spread, narrow = 1 / spread;
+  const double support = (is_cubic ? 2 : 1) * spread, narrow = 1 / spread;
   Taps taps;
   taps.stride = static_cast<int64_t>(std::ceil(support)) * 2 + 1;
   taps.weights.resize(static_cast<size_t>(wanted * taps.stride));
@@ -76,7 +80,8 @@ Taps bicubic_taps(int64_t inputs, float from, float to, int64_t outputs, int64_t
     double sum = 0;
     for (int64_t t = 0; t < last - first; ++t) {
       const double distance = static_cast<double>(first + t) - center + 0.5;
-      sum += exact[static_cast<size_t>(t)] = bicubic(distance * narrow);
+      const double x = distance * narrow;
+      sum += exact[static_cast<size_t>(t)] = is_cubic ? bicubic(x) : bilinear(x);
     }
     for (int64_t t = 0; t < last - first; ++t) {
       const double weight = exact[static_cast<size_t>(t)] / sum * (1 << kPrecisionBits);
@@ -106,19 +111,19 @@ void weigh(uint8_t* out, const uint8_t* in, int64_t stride, const int32_t* weigh
   }
 }
 
-/// Rows of `in`, each resized by the taps, one after the other to `out`.
+/// The taps weigh columns of `in`, whose first column is column taps.begin() of the picture.
 void horizontal_pass(uint8_t* out, const View& in, const Taps& taps) {
   // Rows side by side, [columns, kRows, 3]: neighbours have the same weight.
   constexpr int64_t kColumn = kRows * kChannels;
   static_assert(kColumn % kLanes == 0);
-  std::vector<uint8_t> columns(static_cast<size_t>((taps.end() - taps.begin()) * kColumn));
+  std::vector<uint8_t> columns(static_cast<size_t>(in.width * kColumn));
   const auto outputs = std::ssize(taps.first);
   for (int64_t y = 0; y < in.height; y += kRows) {
     for (int64_t r = 0; r < kRows; ++r) {
       // The last row stands in for those past the end.
       const uint8_t* row = in.pixels + std::min(y + r, in.height - 1) * in.stride;
       uint8_t* column = columns.data() + r * kChannels;
-      for (int64_t x = taps.begin(); x < taps.end(); ++x, column += kColumn) {
+      for (int64_t x = 0; x < in.width; ++x, column += kColumn) {
         std::memcpy(column, row + x * kChannels, kChannels);
       }
     }
@@ -158,51 +163,57 @@ void vertical_pass(uint8_t* out, const View& in, const Taps& taps) {
   }
 }
 
-/// The `wanted` part of the picture that `box` of `in` becomes at width x height. A pass that would
-/// change nothing is left out, as Pillow does.
-Image resize_part(View in, const Box& box, int64_t width, int64_t height, const Rectangle& wanted) {
+/// Pillow 13 and later: the vertical pass comes first where it takes more than twice as many rows
+/// away as the horizontal pass takes columns.
+bool is_vertical_first(const View& in, int64_t width, int64_t height) {
+  const int64_t rows_less = in.height - height, columns_less = in.width - width;
+  return rows_less > 0 && rows_less > 2 * columns_less;
+}
+
+/// The `wanted` part of the picture that `box` of `in` becomes at width x height.
+Image resize_part(View in, const Box& box, int64_t width, int64_t height, const Rectangle& wanted,
+                  Interpolation kind = Interpolation::kBicubic) {
   const auto left = static_cast<float>(box.left), right = static_cast<float>(box.right);
   const auto top = static_cast<float>(box.top), bottom = static_cast<float>(box.bottom);
+  // A pass that would change nothing is left out, as Pillow does.
   const bool keeps_columns = width == in.width && left == 0 && right == static_cast<float>(width);
   const bool keeps_rows = height == in.height && top == 0 && bottom == static_cast<float>(height);
+  const bool vertical_first = is_vertical_first(in, width, height);
 
-  Taps vertical;
-  Rectangle needed = {0, wanted.top, in.width, wanted.height};
-  if (!keeps_rows) {
-    vertical = bicubic_taps(in.height, top, bottom, height, wanted.top, wanted.height);
-    needed.top = vertical.begin();
-    needed.height = vertical.end() - vertical.begin();
+  Taps horizontal, vertical;
+  Rectangle needed = wanted;
+  if (!keeps_columns) {
+    horizontal = make_taps(kind, in.width, left, right, width, wanted.left, wanted.width);
+    needed.left = horizontal.begin();
+    needed.width = horizontal.end() - needed.left;
   }
-  if (keeps_columns) {
-    needed.left = wanted.left;
-    needed.width = wanted.width;
+  if (!keeps_rows) {
+    vertical = make_taps(kind, in.height, top, bottom, height, wanted.top, wanted.height);
+    needed.top = vertical.begin();
+    needed.height = vertical.end() - needed.top;
   }
   in = part_of(in, needed);
 
-  std::vector<uint8_t> between;  // [needed.height, wanted.width, 3]
-  if (!keeps_columns) {
-    CLIP_CHECK(wanted.width <= kMaxImagePixels / in.height, "[resize] needs ", wanted.width, " x ",
-               in.height, " pixels between its passes, more than ", kMaxImagePixels);
-    between.resize(static_cast<size_t>(wanted.width * in.height * kChannels));
-    horizontal_pass(between.data(), in,
-                    bicubic_taps(in.width, left, right, width, wanted.left, wanted.width));
-    in = {between.data(), wanted.width, in.height, wanted.width * kChannels};
+  // In this order of the passes, what is between them is never larger than both ends.
+  std::vector<uint8_t> result;  // of the last pass that was taken
+  const auto take_pass = [&](const Taps& taps, auto pass, int64_t new_width, int64_t new_height) {
+    if (taps.first.empty()) return;
+    std::vector<uint8_t> out(static_cast<size_t>(new_width * new_height * kChannels));
+    pass(out.data(), in, taps);
+    result = std::move(out);
+    in = {result.data(), new_width, new_height, new_width * kChannels};
+  };
+  if (vertical_first) take_pass(vertical, vertical_pass, in.width, wanted.height);
+  take_pass(horizontal, horizontal_pass, wanted.width, in.height);
+  if (!vertical_first) take_pass(vertical, vertical_pass, in.width, wanted.height);
+
+  if (keeps_columns && keeps_rows) {
+    for (int64_t y = 0; y < in.height; ++y) {
+      const uint8_t* row = in.pixels + y * in.stride;
+      result.insert(result.end(), row, row + in.width * kChannels);
+    }
   }
-  Image out{wanted.width, wanted.height, {}};
-  if (keeps_rows && !keeps_columns) {
-    out.pixels = std::move(between);
-    return out;
-  }
-  out.pixels.resize(static_cast<size_t>(out.width * out.height * kChannels));
-  if (!keeps_rows) {
-    vertical_pass(out.pixels.data(), in, vertical);
-    return out;
-  }
-  const int64_t bytes = out.width * kChannels;
-  for (int64_t y = 0; y < out.height; ++y) {
-    std::copy_n(in.pixels + y * in.stride, bytes, out.pixels.data() + y * bytes);
-  }
-  return out;
+  return {wanted.width, wanted.height, std::move(result)};
 }
 
 Box whole(const View& view) {
@@ -240,13 +251,60 @@ Image resize_bicubic(const Image& image, int64_t width, int64_t height) {
 }
 
 Image resize_and_center_crop(const Image& image, int64_t size) {
+  return prepare_image(image, size, {});
+}
+
+namespace {
+
+/// `image`, no larger than `size` either way, in the middle of a square of one grey.
+Image pad(Image image, int64_t size, uint8_t grey) {
+  if (image.width == size && image.height == size) return image;
+  Image square{size, size,
+               std::vector<uint8_t>(static_cast<size_t>(size * size * kChannels), grey)};
+  const int64_t left = (size - image.width) / 2, top = (size - image.height) / 2;
+  const int64_t bytes = image.width * kChannels;
+  for (int64_t y = 0; y < image.height; ++y) {
+    std::copy_n(image.pixels.data() + y * bytes, bytes,
+                square.pixels.data() + ((top + y) * size + left) * kChannels);
+  }
+  return square;
+}
+
+Image fit_longest_side(const View& view, int64_t size, const Preprocess& rules) {
+  const auto target = static_cast<double>(size);
+  const auto w = static_cast<double>(view.width), h = static_cast<double>(view.height);
+  const double ratio = std::max(w / target, h / target);
+  // nearbyint rounds half to even, as Python does.
+  const auto width = static_cast<int64_t>(std::nearbyint(w / ratio));
+  const auto height = static_cast<int64_t>(std::nearbyint(h / ratio));
+  CLIP_CHECK(width > 0 && height > 0, "a picture of ", view.width, " x ", view.height,
+             " is too narrow to be fitted into ", size, " x ", size);
+  return pad(
+      resize_part(view, whole(view), width, height, {0, 0, width, height}, rules.interpolation),
+      size, rules.fill_color);
+}
+
+}  // namespace
+
+Image prepare_image(const Image& image, int64_t size, const Preprocess& rules) {
   const View view = view_of(image);
-  check_size("resize_and_center_crop", size, size);
+  check_size("prepare_image", size, size);
+  if (rules.resize_mode == ResizeMode::kLongest) return fit_longest_side(view, size, rules);
+  if (rules.resize_mode == ResizeMode::kSquash) {
+    return resize_part(view, whole(view), size, size, {0, 0, size, size}, rules.interpolation);
+  }
+  const int64_t target = rules.short_side > 0 ? rules.short_side : size;
+  CLIP_CHECK(target >= size, "[prepare_image] the short side of a resized picture, ", target,
+             ", must not be less than that of the crop, ", size);
   const int64_t short_side = std::min(view.width, view.height);
-  const int64_t width = size * view.width / short_side;
-  const int64_t height = size * view.height / short_side;
+  const int64_t width = target * view.width / short_side;
+  const int64_t height = target * view.height / short_side;
+  const auto middle = [&](int64_t margin) {
+    return rules.crop_rounding == CropRounding::kDown ? margin / 2 : half_to_even(margin);
+  };
   return resize_part(view, whole(view), width, height,
-                     {half_to_even(width - size), half_to_even(height - size), size, size});
+                     {middle(width - size), middle(height - size), size, size},
+                     rules.interpolation);
 }
 
 Rectangle random_crop(int64_t width, int64_t height, double min_scale, double max_scale,

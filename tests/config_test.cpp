@@ -158,10 +158,15 @@ TEST(Config, RefusesFieldsThatAskForAnotherModel) {
       {"/model_cfg/text_cfg/scale_fc", true},
       {"/model_cfg/text_cfg/tokenizer_mode", "clips"},
       {"/model_cfg/text_cfg/tokenizer_kwargs", {{"clean", "canonicalize"}}},
-      {"/preprocess_cfg/mean", {0.5, 0.5, 0.5}},
-      {"/preprocess_cfg/std", {0.5, 0.5}},
-      {"/preprocess_cfg/interpolation", "bilinear"},
-      {"/preprocess_cfg/resize_mode", "squash"},
+      {"/preprocess_cfg/mode", "L"},
+      {"/preprocess_cfg/mean", {0.5, 0.5}},
+      {"/preprocess_cfg/mean", {0.5, 0.5, 1e300}},
+      {"/preprocess_cfg/std", {0.5, 0.5, 0}},
+      {"/preprocess_cfg/std", {0.5, 0.5, 1e-60}},
+      {"/preprocess_cfg/std", "0.5"},
+      {"/preprocess_cfg/interpolation", "lanczos"},
+      {"/preprocess_cfg/resize_mode", 1},
+      {"/preprocess_cfg/fill_color", 256},
       {"/model_cfg/vision_cfg/new_idea", 1},
       {"/model_cfg/text_cfg/new_idea", true},
       {"/model_cfg/new_idea", "x"},
@@ -197,12 +202,34 @@ TEST(Config, AcceptsFieldsThatChangeNothing) {
                                         {"pool_type", "argmax"},
                                         {"pad_id", 0},
                                         {"eos_id", 2}});
-  file["preprocess_cfg"] = {{"mean", {0.4815, 0.4578, 0.4082}},
+  file["preprocess_cfg"] = {{"mean", nullptr},
                             {"std", {0.26862954, 0.26130258, 0.27577711}},
-                            {"size", {32, 32}},
-                            {"fill_color", 128}};
+                            {"interpolation", "random"},
+                            {"size", {32, 32}}};
   const ClipConfig config = config_from_json(file.dump(), "file");
   EXPECT_EQ(to_json(config), to_json(config_from_json(small_file().dump(), "file")));
+}
+
+TEST(Config, PictureRulesSurviveTheirFile) {
+  ClipConfig config = preset("emoji");
+  config.vision.preprocess = {.mean = {0.5, 0.4, 0.3},
+                              .std = {1, 2, 3},
+                              .interpolation = Interpolation::kBilinear,
+                              .resize_mode = ResizeMode::kLongest,
+                              .short_side = 48,
+                              .crop_rounding = CropRounding::kDown,
+                              .fill_color = 127};
+  EXPECT_EQ(config_from_json(to_json(config), "file").vision.preprocess, config.vision.preprocess);
+  config.vision.preprocess.resize_mode = ResizeMode::kSquash;
+  EXPECT_EQ(config_from_json(to_json(config), "file").vision.preprocess, config.vision.preprocess);
+}
+
+TEST(Config, OneNumberStandsForAllChannels) {
+  json file = small_file();
+  file["preprocess_cfg"] = {{"mean", 0.5}, {"std", 0.25}};
+  const Preprocess rules = config_from_json(file.dump(), "file").vision.preprocess;
+  EXPECT_EQ(rules.mean, (std::array{0.5, 0.5, 0.5}));
+  EXPECT_EQ(rules.std, (std::array{0.25, 0.25, 0.25}));
 }
 
 TEST(Config, NamesTheFieldOfAWrongOrMissingValue) {

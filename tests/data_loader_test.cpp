@@ -265,6 +265,18 @@ TEST(DataLoader, CropsTheCentreWithoutAugmentation) {
             resize_and_center_crop(data.get(0, 0).image, kSide).pixels);
 }
 
+TEST(DataLoader, FollowsTheModelsRulesForPicturesWithoutAugmentation) {
+  FakeDataset data;
+  data.native = 0;
+  data.width = 9;
+  data.height = 7;
+  LoaderOptions options = options_of(1, 0);
+  options.shuffle = options.augment = false;
+  options.preprocess = {.resize_mode = ResizeMode::kSquash};
+  EXPECT_EQ(batches_of(data, options, 1)[0].images,
+            prepare_image(data.get(0, 0).image, kSide, options.preprocess).pixels);
+}
+
 TEST(DataLoader, CropsASampleAnewInEachEpoch) {
   FakeDataset data;
   data.samples = 1;

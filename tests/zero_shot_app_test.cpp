@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "models/checkpoint.h"
@@ -237,6 +238,52 @@ TEST_F(ZeroShotApp, ClassFoldersGiveTheAccuraciesOfTheLibrary) {
   EXPECT_EQ(lines[0], "280 pictures of 7 classes");
   EXPECT_NEAR(std::stod(lines[1].substr(16)), 100 * top1 / pictures, 0.0051) << lines[1];
   EXPECT_NEAR(std::stod(lines[2].substr(16)), 100 * top5 / pictures, 0.0051) << lines[2];
+}
+
+TEST_F(ZeroShotApp, FilesOfMnistsKindCountAsTheSamePicturesInClassFolders) {
+  constexpr int kPictures = 9, kSide = 20;
+  std::string pixels = {0, 0, 8, 3, 0, 0, 0, kPictures, 0, 0, 0, kSide, 0, 0, 0, kSide};
+  std::string labels = {0, 0, 8, 1, 0, 0, 0, kPictures};
+  for (int i = 0; i < kPictures; ++i) {
+    Image grey = noise_picture(kSide, kSide, static_cast<uint64_t>(i));
+    for (size_t p = 0; p < grey.pixels.size(); p += 3) {
+      grey.pixels[p + 1] = grey.pixels[p + 2] = grey.pixels[p];
+      pixels += static_cast<char>(grey.pixels[p]);
+    }
+    labels += static_cast<char>(i % 3);
+    save_png(grey, folder_.path(concat("folders/", i % 3, '/', i, ".png")));
+  }
+  folder_.write("files/t10k-images-idx3-ubyte", pixels);
+  folder_.write("files/t10k-labels-idx1-ubyte", labels);
+  const json shown = zero_shot_json({"--data", "files"});
+  EXPECT_EQ(shown["pictures"], kPictures);
+  EXPECT_EQ(shown, zero_shot_json({"--data", "folders"}));
+}
+
+TEST_F(ZeroShotApp, FollowsTheCheckpointsRulesForPictures) {
+  const Strings ask = {"--images", "0.png", "--labels", "red car,blue car"};
+  const json before = zero_shot_json(ask);
+  const std::string path = checkpoint() + "/open_clip_config.json";
+  std::ifstream file(path);
+  json whole = json::parse(file);
+  whole["preprocess_cfg"].update({{"resize_mode", "squash"}, {"mean", {0.5, 0.5, 0.5}}});
+  std::ofstream(path) << whole;
+  const json after = zero_shot_json(ask);
+  EXPECT_NE(after, before);
+
+  ClipConfig changed = config();
+  changed.vision.preprocess.resize_mode = ResizeMode::kSquash;
+  changed.vision.preprocess.mean.fill(0.5);
+  ClipModel model(changed, cpu_backend());
+  initialize(model.parameters, changed, 5);
+  const Tensor image = image_features(model.clip, 1, [&](int64_t) {
+    return prepare_image(load_image(folder_.path("0.png")), changed.vision.image_size,
+                         changed.vision.preprocess);
+  });
+  const Classifier classifier =
+      build_classifier(model.clip, tokenizer_, {"red car", "blue car"}, {"a photo of a {}"});
+  const Guess best = classify(classifier, image, std::log(1 / 0.07))[0][0];
+  EXPECT_NEAR(after[0]["guesses"][0]["probability"].get<double>(), best.probability, 1e-6);
 }
 
 TEST_F(ZeroShotApp, TheMeanPerClassWeighsClassesAlike) {

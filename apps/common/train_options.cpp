@@ -44,8 +44,8 @@ po::options_description option_list(const Recipe& recipe) {
   // clang-format off
   options.add_options()
     ("help", "print this and exit")
-    ("train-data", text(), "pairs: a CSV or TSV, a folder of pictures with .txt beside them, or tar shards "
-                           "\"shard-{0000..0009}.tar\"; empty: emoji scenes")
+    ("train-data", text(), "pairs: a CSV or TSV, a folder of pictures with .txt beside them or of the files of "
+                           "CIFAR or MNIST, or tar shards \"shard-{0000..0009}.tar\"; empty: emoji scenes")
     ("val-data", text(), "pairs to measure retrieval on at the end, in the same forms")
     ("csv-img-key", text("filepath"), "CSV column of the picture's path")
     ("csv-caption-key", text("title"), "CSV column of the caption")

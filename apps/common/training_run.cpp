@@ -35,7 +35,8 @@ ModelSource choose_model(const TrainOptions& options) {
 TrainingData open_training_data(const TrainOptions& options, const ClipConfig& config) {
   TrainingData data;
   const CsvOptions csv{options.csv_image_key, options.csv_caption_key, options.csv_separator};
-  if (!options.val_data.empty()) data.validation = open_dataset(options.val_data, csv);
+  if (!options.val_data.empty())
+    data.validation = open_dataset(options.val_data, csv, Split::kTest);
   if (!options.train_data.empty()) {
     data.pairs = open_dataset(options.train_data, csv);
     return data;
