@@ -141,23 +141,28 @@ class Tokenizer::WordEncoder {
   std::vector<Candidate> candidates_;  // a heap, the earliest rule on top
 };
 
-size_t Tokenizer::whole_word_slot(std::string_view word) const {
-  size_t at = std::hash<std::string_view>()(word) & (whole_words_.size() - 1);
-  while (whole_words_[at] >= 0 && symbols_[static_cast<size_t>(whole_words_[at])].bytes != word) {
-    at = (at + 1) & (whole_words_.size() - 1);
-  }
+size_t Tokenizer::whole_word_slot(std::string_view word, size_t hash) const {
+  const auto is_other = [&](const WholeWord& slot) {
+    return slot.id >= 0 && (slot.hash != static_cast<uint32_t>(hash) ||
+                            symbols_[static_cast<size_t>(slot.id)].bytes != word);
+  };
+  const size_t mask = whole_words_.size() - 1;
+  size_t at = hash & mask;
+  while (is_other(whole_words_[at])) at = (at + 1) & mask;
   return at;
 }
 
 void Tokenizer::find_whole_words() {
-  whole_words_.assign(std::bit_ceil(2 * symbols_.size()), -1);
+  whole_words_.resize(std::bit_ceil(2 * symbols_.size()));
   WordEncoder encoder(*this);
   std::vector<int32_t> ids;
-  for (const Symbol& symbol : symbols_) {
-    if (!symbol.ends_word) continue;
+  for (const auto& [bytes, ends_word] : symbols_) {
+    if (!ends_word) continue;
     ids.clear();
-    encoder.append(symbol.bytes, ids);  // earlier rules may take its letters elsewhere
-    if (ids.size() == 1) whole_words_[whole_word_slot(symbol.bytes)] = ids[0];
+    encoder.append(bytes, ids);  // earlier rules may take its letters elsewhere
+    if (ids.size() > 1) continue;
+    const size_t hash = std::hash<std::string_view>()(bytes);
+    whole_words_[whole_word_slot(bytes, hash)] = {static_cast<uint32_t>(hash), ids[0]};
   }
 }
 
@@ -173,10 +178,14 @@ void Tokenizer::append_words(std::vector<int32_t>& ids, std::string_view text,
       ids.push_back(start_of_text());
     } else if (word == kEndOfText) {
       ids.push_back(end_of_text());
-    } else if (const int32_t whole = whole_words_[whole_word_slot(word)]; whole >= 0) {
-      ids.push_back(whole);
     } else {
-      encoder.append(word, ids);
+      const size_t hash = std::hash<std::string_view>()(word);
+      const int32_t whole = whole_words_[whole_word_slot(word, hash)].id;
+      if (whole >= 0) {
+        ids.push_back(whole);
+      } else {
+        encoder.append(word, ids);
+      }
     }
   }
 }

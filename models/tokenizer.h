@@ -79,11 +79,17 @@ class Tokenizer {
     bool ends_word = false;
   };
 
+  /// The end of a word's hash, and the symbol; below 0: none.
+  struct WholeWord {
+    uint32_t hash = 0;
+    int32_t id = -1;
+  };
+
   class WordEncoder;
 
   void find_whole_words();
-  /// The place in whole_words_ where `word` is, or would be put.
-  size_t whole_word_slot(std::string_view word) const;
+  /// The place in whole_words_ where `word` with that hash is, or would be put.
+  size_t whole_word_slot(std::string_view word, size_t hash) const;
   /// Appends the ids of the words of `text` until `ids` holds `most_ids` or more.
   void append_words(std::vector<int32_t>& ids, std::string_view text, size_t most_ids) const;
 
@@ -91,9 +97,9 @@ class Tokenizer {
   std::vector<Symbol> symbols_;  // by id
   MergeTable merged_;
   std::array<int32_t, 256> byte_ids_;
-  /// Ids of the words that merge to one symbol, hashed by their bytes: most words of a caption are
-  /// found here and need no merging.
-  std::vector<int32_t> whole_words_;
+  /// Words that merge to one symbol, by the hash of their bytes: most words of a caption are found
+  /// here and need no merging.
+  std::vector<WholeWord> whole_words_;
 };
 
 /// CLIP's own vocabulary of 49,408 ids. Without `merges_file`, its bpe_simple_vocab_16e6.txt.gz is

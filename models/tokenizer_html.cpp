@@ -1,7 +1,6 @@
 // References to characters in HTML ("&amp;", "&#233;"), as Python's html.unescape and ftfy read
 // them.
 #include <unicode/locid.h>
-#include <unicode/unistr.h>
 
 #include <charconv>
 #include <string>
@@ -51,13 +50,6 @@ EntityMap::const_iterator find_old_name(std::string_view text) {
   return entities().end();
 }
 
-std::u32string upper_case(const std::u32string& text) {
-  icu::UnicodeString out = icu::UnicodeString::fromUTF32(
-      reinterpret_cast<const UChar32*>(text.data()), static_cast<int32_t>(text.size()));
-  std::string utf8;
-  return to_utf32(out.toUpper(icu::Locale::getRoot()).toUTF8String(utf8));
-}
-
 /// Names in capitals that mean nothing in HTML, such as "EACUTE": the character in capitals.
 const std::unordered_map<std::string, std::u32string>& capital_names() {
   static const auto map = [] {
@@ -71,7 +63,10 @@ const std::unordered_map<std::string, std::u32string>& capital_names() {
       }
       const bool known =
           entities().count(capitals) > 0 || find_old_name(capitals) != entities().end();
-      if (lower && !known) names.emplace(std::move(capitals), upper_case(entity.characters));
+      if (lower && !known) {
+        names.emplace(std::move(capitals),
+                      to_utf32(to_utf16(entity.characters).toUpper(icu::Locale::getRoot())));
+      }
     }
     return names;
   }();
@@ -151,7 +146,7 @@ Reference read_name(std::u32string_view text, size_t begin, References reference
 
 }  // namespace
 
-std::u32string unescape_html(const std::u32string& text, References references) {
+std::u32string unescape_html(std::u32string text, References references) {
   size_t ampersand = text.find(U'&');
   if (ampersand == text.npos) return text;
   std::u32string out;

@@ -2,7 +2,8 @@
 // The kinds of characters and the suspect sequences are those of ftfy 6.3 (ftfy/badness.py).
 #include <unicode/uchar.h>
 
-#include <algorithm>
+#include <bit>
+#include <iterator>
 #include <vector>
 
 #include "models/tokenizer_repair.h"
@@ -71,9 +72,9 @@ struct Place {
 };
 constexpr size_t kMostPlaces = 7;
 
-/// Suspect sequences; empty places end them.
+/// Suspect sequences of two places at least; empty places end them. Two more are in
+/// looks_wrongly_decoded().
 constexpr Place kSuspect[][kMostPlaces] = {
-    {{kC1}},
     {{kNeighbours | kBad}, {kBad}},
     {{kAscii}, {kLowerCommon | kUpperCommon}, {kBad}},
     {{kBad}, {kNeighbours}},
@@ -153,32 +154,59 @@ uint32_t kinds_of(char32_t c) {
   return kinds;
 }
 
-bool is_at(char32_t c, uint32_t kinds, const Place& place) {
+/// Which of kSuspect have this character at their first place, and which at their second: a bit for
+/// each.
+struct Candidates {
+  uint64_t first = 0, second = 0;
+};
+static_assert(std::size(kSuspect) <= 64);
+
+bool is_at(const Place& place, char32_t c, uint32_t kinds) {
   return (kinds & place.kinds) != 0 || place.characters.find(c) != place.characters.npos;
+}
+
+/// Whether the places of `sequence` from the third on match `rest`.
+bool continues(const Place (&sequence)[kMostPlaces], std::u32string_view rest) {
+  for (size_t i = 2; i < kMostPlaces; ++i) {
+    if (sequence[i].kinds == 0 && sequence[i].characters.empty()) return true;
+    if (i - 2 == rest.size() || !is_at(sequence[i], rest[i - 2], kinds_of(rest[i - 2])))
+      return false;
+  }
+  return true;
+}
+
+Candidates find_candidates(char32_t c) {
+  const uint32_t kinds = kinds_of(c);
+  Candidates found;
+  for (size_t i = 0; i < std::size(kSuspect); ++i) {
+    const uint64_t bit = uint64_t{1} << i;
+    if (is_at(kSuspect[i][0], c, kinds)) found.first |= bit;
+    if (is_at(kSuspect[i][1], c, kinds)) found.second |= bit;
+  }
+  return found;
+}
+
+Candidates candidates_of(char32_t c) {
+  static const std::vector<Candidates> table = [] {
+    std::vector<Candidates> all;
+    for (char32_t each = 0; each < kEndOfTable; ++each) all.push_back(find_candidates(each));
+    return all;
+  }();
+  return c < table.size() ? table[c] : find_candidates(c);
 }
 
 }  // namespace
 
 bool looks_wrongly_decoded(std::u32string_view text) {
   if (text.starts_with(U"Ã ") || text.starts_with(U"Â ")) return true;
-  std::vector<uint32_t> kinds;
-  kinds.reserve(text.size());
-  for (const char32_t c : text) kinds.push_back(kinds_of(c));
-  const auto stands_at = [&](size_t at, const Place(&sequence)[kMostPlaces]) {
-    for (const Place& place : sequence) {
-      if (place.kinds == 0 && place.characters.empty()) return true;
-      if (at == text.size() || !is_at(text[at], kinds[at], place)) return false;
-      ++at;
-    }
-    return true;
-  };
+  uint64_t begun = 0;  // sequences that the character before begins
   for (size_t at = 0; at < text.size(); ++at) {
-    // None begins with three of ASCII.
-    const std::u32string_view three = text.substr(at, 3);
-    if (std::all_of(three.begin(), three.end(), [](char32_t c) { return c < 0x80; })) continue;
-    for (const auto& sequence : kSuspect) {
-      if (stands_at(at, sequence)) return true;
+    if (text[at] >= 0x80 && text[at] <= 0x9f) return true;
+    const Candidates here = candidates_of(text[at]);
+    for (uint64_t bits = begun & here.second; bits != 0; bits &= bits - 1) {
+      if (continues(kSuspect[std::countr_zero(bits)], text.substr(at + 1))) return true;
     }
+    begun = here.first;
   }
   return false;
 }

@@ -2,9 +2,9 @@
 
 #include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
-#include <unicode/unistr.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/check.h"
 
@@ -20,26 +20,20 @@ const icu::Normalizer2& normalizer(const char* form) {
   return *found;
 }
 
-std::u32string to_utf32(const icu::UnicodeString& text) {
-  std::u32string out(static_cast<size_t>(text.countChar32()), 0);
-  UErrorCode status = U_ZERO_ERROR;
-  text.toUTF32(reinterpret_cast<UChar32*>(out.data()), static_cast<int32_t>(out.size()), status);
-  return out;
-}
-
 std::u32string normalized(const icu::Normalizer2& form, const std::u32string& text) {
   UErrorCode status = U_ZERO_ERROR;
-  const icu::UnicodeString out =
-      form.normalize(icu::UnicodeString::fromUTF32(reinterpret_cast<const UChar32*>(text.data()),
-                                                   static_cast<int32_t>(text.size())),
-                     status);
+  const icu::UnicodeString out = form.normalize(to_utf16(text), status);
   CLIP_CHECK(U_SUCCESS(status), "[tokenizer] ICU cannot normalise: ", u_errorName(status));
   return to_utf32(out);
 }
 
 std::u32string compose(std::u32string text) {
   static const icu::Normalizer2& nfc = normalizer("nfc");
-  const auto stays = [](char32_t c) { return c < 0x300; };  // nothing there is composed
+  const auto stays = [](char32_t c) {  // with characters that stay too
+    const auto point = static_cast<UChar32>(c);
+    return c < 0x300 || (u_getCombiningClass(point) == 0 &&
+                         u_getIntPropertyValue(point, UCHAR_NFC_QUICK_CHECK) == UNORM_YES);
+  };
   if (std::all_of(text.begin(), text.end(), stays)) return text;
   return normalized(nfc, text);
 }
@@ -100,7 +94,8 @@ size_t terminal_escape_length(std::u32string_view text, size_t at) {
   return last >= 'a' && last <= 'z' ? end + 1 - at : 0;
 }
 
-std::u32string without_controls(const std::u32string& text) {
+std::u32string without_controls(std::u32string text) {
+  if (std::none_of(text.begin(), text.end(), is_unwanted_control)) return text;
   std::u32string out;
   out.reserve(text.size());
   for (size_t at = 0; at < text.size();) {
@@ -131,8 +126,16 @@ std::u32string repair_line(std::u32string line, bool unescape) {
 
 }  // namespace
 
-std::u32string to_utf32(std::string_view utf8) {
-  return to_utf32(icu::UnicodeString::fromUTF8({utf8.data(), static_cast<int32_t>(utf8.size())}));
+icu::UnicodeString to_utf16(const std::u32string& text) {
+  return icu::UnicodeString::fromUTF32(reinterpret_cast<const UChar32*>(text.data()),
+                                       static_cast<int32_t>(text.size()));
+}
+
+std::u32string to_utf32(const icu::UnicodeString& text) {
+  std::u32string out(static_cast<size_t>(text.countChar32()), 0);
+  UErrorCode status = U_ZERO_ERROR;
+  text.toUTF32(reinterpret_cast<UChar32*>(out.data()), static_cast<int32_t>(out.size()), status);
+  return out;
 }
 
 std::u32string repair_text(const std::u32string& text) {

@@ -3,6 +3,8 @@
 // html.unescape.
 #pragma once
 
+#include <unicode/unistr.h>
+
 #include <string>
 #include <string_view>
 
@@ -31,12 +33,13 @@ enum class References {
 };
 
 /// Replaces references to characters by the characters; a name not known stays as it is written.
-std::u32string unescape_html(const std::u32string& text, References references);
+std::u32string unescape_html(std::u32string text, References references);
 
 /// HTML's named references, a space between: the name, ";" if it needs one behind it or "=" if not,
 /// one or two code points in hexadecimal, "+" between.
 extern const std::string_view kHtmlEntities;
 
-std::u32string to_utf32(std::string_view utf8);  ///< bytes that are no UTF-8 become U+FFFD
+icu::UnicodeString to_utf16(const std::u32string& text);
+std::u32string to_utf32(const icu::UnicodeString& text);
 
 }  // namespace clip

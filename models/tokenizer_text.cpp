@@ -4,6 +4,8 @@
 #include <unicode/locid.h>
 #include <unicode/uchar.h>
 
+#include <utility>
+
 #include "engine/check.h"
 #include "models/tokenizer_repair.h"
 
@@ -12,17 +14,19 @@ namespace {
 
 // --- Cleaning -----------------------------------------------------------------------------------
 
-icu::UnicodeString collapse_white_space(const std::u32string& text) {
-  icu::UnicodeString out;
+std::u32string collapse_white_space(const std::u32string& text) {
+  std::u32string out;
+  out.reserve(text.size());
   bool space = false;
   for (const char32_t c : text) {
-    if (u_isUWhiteSpace(static_cast<UChar32>(c))) {
+    const bool visible = c > U' ' && c < 0x7f;
+    if (!visible && u_isUWhiteSpace(static_cast<UChar32>(c))) {
       space = true;
       continue;
     }
-    if (space && !out.isEmpty()) out.append(u' ');
+    if (space && !out.empty()) out.push_back(U' ');
     space = false;
-    out.append(static_cast<UChar32>(c));
+    out.push_back(c);
   }
   return out;
 }
@@ -174,9 +178,10 @@ std::string clean_text(std::string_view text) {
   clean.reserve(text.size());
   if (clean_plain_ascii(text, clean)) return clean;
 
-  std::u32string whole = repair_text(to_utf32(text));
-  for (int time = 0; time < 2; ++time) whole = unescape_html(whole, References::kAll);
-  icu::UnicodeString unicode = collapse_white_space(whole);
+  std::u32string whole = repair_text(
+      to_utf32(icu::UnicodeString::fromUTF8({text.data(), static_cast<int32_t>(text.size())})));
+  for (int time = 0; time < 2; ++time) whole = unescape_html(std::move(whole), References::kAll);
+  icu::UnicodeString unicode = to_utf16(collapse_white_space(whole));
   unicode.toLower(icu::Locale::getRoot());
   clean.clear();
   return unicode.toUTF8String(clean);

@@ -14,14 +14,19 @@ against the stored ids, read by Hugging Face's tokenizers (needs tokenizers). Th
 there, a final sigma before an apostrophe is not seen, a special token is found after punctuation
 too, and one with a long s is no word.
 
+--speed PROGRAM: runs tests/tokenizer_bench, then open_clip's tokenizer with all of CLIP's merges on
+the same texts, one thread too.
+
 --hugging-face counts the texts to which transformers' CLIPTokenizer gives other ids.
 """
 import gzip
 import json
 import pathlib
 import random
+import subprocess
 import sys
 import tempfile
+import time
 import unicodedata
 
 import regex
@@ -165,6 +170,20 @@ def compare(path):
     print(different, "of", len(lines) - 1, "differ")
 
 
+def speed(program):
+    with tempfile.NamedTemporaryFile() as file:
+        print(subprocess.run([program, file.name], check=True, capture_output=True, text=True).stdout, end="")
+        lines = pathlib.Path(file.name).read_bytes().decode().split("\n")[:-1]
+    for name, texts in (("captions", lines[:-COUNT]), ("damaged", lines[-COUNT:])):
+        tokenizer, best = openai_tokenizer(clip_merges()), 1e9
+        for _ in range(3):
+            start = time.process_time()
+            for text in texts:
+                tokenizer.encode(text)
+            best = min(best, time.process_time() - start)
+        print(f"open_clip  {name:9} {len(texts) / best:9.0f} texts/s  {1e6 * best / len(texts):6.2f} us each")
+
+
 def hugging_face():
     from transformers import CLIPTokenizer
     merges = clip_merges()
@@ -200,6 +219,8 @@ if __name__ == "__main__":
         check(sys.argv[2])
     elif sys.argv[1:2] == ["--compare"]:
         compare(sys.argv[2])
+    elif sys.argv[1:2] == ["--speed"]:
+        speed(sys.argv[2])
     elif sys.argv[1:2] == ["--hugging-face"]:
         hugging_face()
     else:
