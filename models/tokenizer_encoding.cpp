@@ -17,7 +17,7 @@ namespace {
 // --- One-byte encodings -------------------------------------------------------------------------
 
 enum class Holes {
-  kNone,   // every byte has a character, or that of Latin-1 in ftfy's eyes too
+  kNone,   // every byte has a character
   kSloppy  // bytes without a character are Latin-1's, and byte 1A stands for a lost character
 };
 

@@ -219,9 +219,8 @@ Tokenizer Tokenizer::load(const std::string& path) {
                        ": expected a tokenizer.json of Hugging Face, with model.type, model.vocab "
                        "and model.merges"));
   } catch (const Error& error) {
-    const std::string reason = error.what();
-    const std::string folder = fs::path(path).parent_path().string();
-    throw Error(reason.starts_with(folder) ? reason : concat(path, ": ", reason));
+    const std::string reason = error.what();  // of the constructor, or it names its file already
+    throw Error(reason.starts_with("[tokenizer]") ? concat(path, ": ", reason) : reason);
   }
 }
 

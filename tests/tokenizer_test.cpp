@@ -172,6 +172,9 @@ TEST(Tokenizer, CleansTextAsClipDoes) {
             "<café> ¬it; &nosuch; é €");
   EXPECT_EQ(clean_text("“Don’t” ﬁne ＡＢＣ cafe\u0301"), "\"don't\" fine abc café");
   EXPECT_EQ(clean_text("ΟΔΟΣ İ"), "οδος i\u0307");
+  EXPECT_EQ(clean_text("schÃ¶n â€“ itâ€™s caf√©"), "schön – it's caf√©");
+  EXPECT_EQ(clean_text("&CounterClockwiseContourIntegral; &notinva; &ngE; &gtcc"),
+            "∳ ∉ ≧\u0338 >cc");
   EXPECT_EQ(clean_text("\x1b[31mred\x1b[0m\a \ufeff!"), "red !");
 }
 
@@ -358,8 +361,8 @@ TEST(TokenizerFile, FolderOrMissingFileIsAnErrorThatNamesThePath) {
     EXPECT_TRUE(says(error_message([&] { Tokenizer::load(folder.path(name)); }), folder.path(name),
                      "cannot be read"));
   }
-  EXPECT_TRUE(
-      says(error_message([&] { Tokenizer::load(folder.path()); }), folder.path(), "a folder"));
+  EXPECT_TRUE(says(error_message([&] { Tokenizer::load(folder.path()); }), folder.path(),
+                   "expected a folder with tokenizer.json"));
 }
 
 TEST(TokenizerFile, SavingWhereNothingCanBeWrittenIsAnErrorThatNamesThePath) {
