@@ -379,6 +379,17 @@ clean:
 # ---- Packages -----------------------------------------------------------------------------------
 PACKAGES := g++ make pkg-config libdnnl-dev libboost-program-options-dev libstb-dev libjpeg62-turbo-dev nlohmann-json3-dev \
   libarchive-dev libicu-dev libfreetype-dev fonts-noto-color-emoji libopenmpi-dev openmpi-bin libgtest-dev clang-format clang-tidy
+
+# CLIP's merges; the wheel of open_clip_torch has OpenAI's file in it.
+MERGES := data/bpe_simple_vocab_16e6.txt.gz
+MERGES_SHA256 := 924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a
+define fetch_merges
+mkdir -p data && wheel=$$(mktemp -d data/wheel.XXXXXX) && trap 'rm -rf "$$wheel"' EXIT && \
+python3 -m pip download -q --no-deps --dest "$$wheel" open_clip_torch && \
+python3 -m zipfile -e "$$wheel"/*.whl "$$wheel" && file="$$wheel/open_clip/$(notdir $(MERGES))" && \
+echo '$(MERGES_SHA256)  '"$$file" | sha256sum --check --status && mv "$$file" $(MERGES) && \
+echo 'make deps: fetched $(MERGES)'
+endef
 deps:
 	@if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then \
 	  echo 'make deps knows Debian only. Install what your system calls these: $(PACKAGES)'; exit 0; \
@@ -391,11 +402,13 @@ deps:
 	sudo=; (( EUID == 0 )) || sudo=sudo; \
 	$$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
 	  apt-get install -y -qq --no-install-recommends $$missing
+	@[[ -e $(MERGES) ]] || { $(fetch_merges); } 2>/dev/null || \
+	  echo 'make deps: $(MERGES) was not fetched (no network or no pip); name CLIP'"'"'s merges by --bpe'
 
 help:
 	@printf '%s\n' \
 	  'make               libraries and programs; then ./apps/<name> --help' \
-	  'make deps          install the Debian packages that are missing' \
+	  'make deps          install the Debian packages that are missing, fetch the merges of CLIP' \
 	  'make found         what this machine has of what the build can use' \
 	  'make test          all tests; the last line is the sum. FILTER=... TESTS=...' \
 	  'make test-fast     without the suites whose name starts with Slow' \

@@ -19,7 +19,6 @@ namespace fs = std::filesystem;
 constexpr const char* kConfig = "open_clip_config.json";
 constexpr const char* kWeights = "open_clip_model.safetensors";
 constexpr const char* kTokenizer = "tokenizer.json";
-constexpr const char* kMerges = "merges.txt";  // folders from elsewhere may have only this
 constexpr const char* kTrainingState = "training_state.safetensors";
 constexpr const char* kFirstMoment = "first_moment/";
 constexpr const char* kSecondMoment = "second_moment/";
@@ -241,14 +240,7 @@ ClipConfig load_config(const std::string& checkpoint) {
   return config_from_json(read_file(path, kMaxConfigBytes), path);
 }
 
-Tokenizer load_tokenizer(const std::string& checkpoint) {
-  const std::string path = inside(checkpoint, kTokenizer);
-  const std::string merges = inside(checkpoint, kMerges);
-  if (exists(path)) return Tokenizer::load(path);
-  CLIP_CHECK(exists(merges), checkpoint, " holds no tokenizer: neither ", kTokenizer, " nor ",
-             kMerges);
-  return Tokenizer::load(merges);
-}
+Tokenizer load_tokenizer(const std::string& checkpoint) { return Tokenizer::load(checkpoint); }
 
 void load_parameters(const std::string& checkpoint, ParameterList& parameters) {
   std::vector<Target> targets;

@@ -3,6 +3,7 @@
 #include <unicode/unistr.h>
 
 #include <algorithm>
+#include <bit>
 #include <functional>
 #include <limits>
 #include <string>
@@ -13,15 +14,8 @@
 
 namespace clip {
 
-namespace {
-
-uint64_t pair_key(int32_t left, int32_t right) {
-  return static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
-}
-
-}  // namespace
-
-Tokenizer::Tokenizer(std::vector<Merge> merges) : merges_(std::move(merges)), byte_ids_(256) {
+Tokenizer::Tokenizer(std::vector<Merge> merges)
+    : merges_(std::move(merges)), merged_(merges_.size()) {
   std::unordered_map<std::string, int32_t> ids;
   const auto add = [&](std::string spelling, Symbol symbol) {
     const bool added =
@@ -50,18 +44,14 @@ Tokenizer::Tokenizer(std::vector<Merge> merges) : merges_(std::move(merges)), by
     const int32_t left_id = ids.at(left);
     const int32_t right_id = ids.at(right);
     const Symbol& end = symbols_[static_cast<size_t>(right_id)];
-    merged_.emplace(pair_key(left_id, right_id), static_cast<int32_t>(symbols_.size()));
+    merged_.add(left_id, right_id, static_cast<int32_t>(symbols_.size()));
     CLIP_CHECK(add(left + right,
                    {symbols_[static_cast<size_t>(left_id)].bytes + end.bytes, end.ends_word}),
                rule(), ": its symbol exists already");
   }
   symbols_.push_back({});  // start and end of text stand for no bytes
   symbols_.push_back({});
-}
-
-int32_t Tokenizer::merged(int32_t left, int32_t right) const {
-  const auto found = merged_.find(pair_key(left, right));
-  return found == merged_.end() ? kNoRule : found->second;
+  find_whole_words();
 }
 
 std::string Tokenizer::spelling(int32_t id) const {
@@ -120,8 +110,8 @@ class Tokenizer::WordEncoder {
   void consider(int32_t left) {
     const int32_t left_id = symbol(left).id;
     const int32_t right_id = symbol(symbol(left).next).id;
-    const int32_t merged = tokenizer_.merged(left_id, right_id);
-    if (merged == kNoRule) return;
+    const int32_t merged = tokenizer_.merged_.find(left_id, right_id);
+    if (merged == MergeTable::kNone) return;
     candidates_.push_back({merged, left, left_id, right_id});
     std::push_heap(candidates_.begin(), candidates_.end(), std::greater<>());
   }
@@ -151,37 +141,71 @@ class Tokenizer::WordEncoder {
   std::vector<Candidate> candidates_;  // a heap, the earliest rule on top
 };
 
-std::vector<int32_t> Tokenizer::encode_words(std::string_view text, size_t most_ids) const {
-  const std::string clean = clean_text(text);
+size_t Tokenizer::whole_word_slot(std::string_view word, size_t hash) const {
+  const auto is_other = [&](const WholeWord& slot) {
+    return slot.id >= 0 && (slot.hash != static_cast<uint32_t>(hash) ||
+                            symbols_[static_cast<size_t>(slot.id)].bytes != word);
+  };
+  const size_t mask = whole_words_.size() - 1;
+  size_t at = hash & mask;
+  while (is_other(whole_words_[at])) at = (at + 1) & mask;
+  return at;
+}
+
+void Tokenizer::find_whole_words() {
+  whole_words_.resize(std::bit_ceil(2 * symbols_.size()));
+  WordEncoder encoder(*this);
   std::vector<int32_t> ids;
+  for (const auto& [bytes, ends_word] : symbols_) {
+    if (!ends_word) continue;
+    ids.clear();
+    encoder.append(bytes, ids);  // earlier rules may take its letters elsewhere
+    if (ids.size() > 1) continue;
+    const size_t hash = std::hash<std::string_view>()(bytes);
+    whole_words_[whole_word_slot(bytes, hash)] = {static_cast<uint32_t>(hash), ids[0]};
+  }
+}
+
+void Tokenizer::append_words(std::vector<int32_t>& ids, std::string_view text,
+                             size_t most_ids) const {
+  const std::string clean = clean_text(text);
   WordEncoder encoder(*this);
   size_t at = 0;
   while (ids.size() < most_ids) {
     const std::string_view word = next_word(clean, at);
-    if (word.empty()) break;
+    if (word.empty()) return;
     if (word == kStartOfText) {
       ids.push_back(start_of_text());
     } else if (word == kEndOfText) {
       ids.push_back(end_of_text());
     } else {
-      encoder.append(word, ids);
+      const size_t hash = std::hash<std::string_view>()(word);
+      const int32_t whole = whole_words_[whole_word_slot(word, hash)].id;
+      if (whole >= 0) {
+        ids.push_back(whole);
+      } else {
+        encoder.append(word, ids);
+      }
     }
   }
-  return ids;
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
-  return encode_words(text, std::numeric_limits<size_t>::max());
+  std::vector<int32_t> ids;
+  append_words(ids, text, std::numeric_limits<size_t>::max());
+  return ids;
 }
 
 std::vector<int32_t> Tokenizer::tokenize(std::string_view text, int64_t context_length) const {
   CLIP_CHECK(context_length >= 2,
              "[tokenizer] context length must be at least 2 (start and end of text), got ",
              context_length);
-  const size_t most_ids = static_cast<size_t>(context_length) - 2;
-  std::vector<int32_t> ids = encode_words(text, most_ids);
+  const size_t most_ids = static_cast<size_t>(context_length) - 1;  // end of text comes behind
+  std::vector<int32_t> ids;
+  ids.reserve(std::min(most_ids, text.size() + 1) + 1);
+  ids.push_back(start_of_text());
+  append_words(ids, text, most_ids);
   ids.resize(std::min(ids.size(), most_ids));
-  ids.insert(ids.begin(), start_of_text());
   ids.push_back(end_of_text());
   return ids;
 }

@@ -1,12 +1,15 @@
 // Byte-level BPE with CLIP's rules. Reference: openai/CLIP clip/simple_tokenizer.py.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
+
+#include "models/merge_table.h"
 
 namespace clip {
 
@@ -31,9 +34,10 @@ class Tokenizer {
   /// throws clip::Error if `vocab_size` is below kSmallestVocabulary
   static Tokenizer learn(const std::vector<std::string>& captions, int64_t vocab_size);
 
-  /// From a checkpoint's file: a Hugging Face tokenizer.json (a name that ends in ".json"), or a
-  /// merges.txt / CLIP's bpe_simple_vocab_16e6.txt, gzipped or not (of the latter the first 48,894
-  /// merges, as CLIP has it).
+  /// From a file, told by its content: a Hugging Face tokenizer.json, or vocab.json with merges.txt
+  /// beside it; a merges.txt, or CLIP's bpe_simple_vocab_16e6.txt of which the first 48,894 merges
+  /// count, as CLIP has it. Each gzipped or not. From a folder: tokenizer.json, else vocab.json and
+  /// merges.txt, else merges.txt.
   /// throws clip::Error that names the path
   static Tokenizer load(const std::string& path);
 
@@ -49,9 +53,7 @@ class Tokenizer {
   int32_t start_of_text() const { return static_cast<int32_t>(vocab_size()) - 2; }
   int32_t end_of_text() const { return static_cast<int32_t>(vocab_size()) - 1; }
 
-  /// Ids of the cleaned text (HTML unescaped twice, white space collapsed, lower case; all of it in
-  /// clean_text() of models/tokenizer_text.h), without start and end. Bytes that are no UTF-8
-  /// become U+FFFD; of ftfy's repairs the one of wrongly decoded text is missing.
+  /// Ids of the cleaned text (clean_text() of models/tokenizer_text.h), without start and end.
   std::vector<int32_t> encode(std::string_view text) const;
 
   /// start-of-text, encode(text), end-of-text, cut to `context_length` with end-of-text kept; no
@@ -77,16 +79,36 @@ class Tokenizer {
     bool ends_word = false;
   };
 
-  class WordEncoder;
-  static constexpr int32_t kNoRule = -1;
+  /// The end of a word's hash, and the symbol; below 0: none.
+  struct WholeWord {
+    uint32_t hash = 0;
+    int32_t id = -1;
+  };
 
-  int32_t merged(int32_t left, int32_t right) const;  ///< the symbol they make, or kNoRule
-  std::vector<int32_t> encode_words(std::string_view text, size_t most_ids) const;
+  class WordEncoder;
+
+  void find_whole_words();
+  /// The place in whole_words_ where `word` with that hash is, or would be put.
+  size_t whole_word_slot(std::string_view word, size_t hash) const;
+  /// Appends the ids of the words of `text` until `ids` holds `most_ids` or more.
+  void append_words(std::vector<int32_t>& ids, std::string_view text, size_t most_ids) const;
 
   std::vector<Merge> merges_;
-  std::vector<Symbol> symbols_;                   // by id
-  std::unordered_map<uint64_t, int32_t> merged_;  // pair_key(left, right) to the symbol it makes
-  std::vector<int32_t> byte_ids_;                 // by byte
+  std::vector<Symbol> symbols_;  // by id
+  MergeTable merged_;
+  std::array<int32_t, 256> byte_ids_;
+  /// Words that merge to one symbol, by the hash of their bytes: most words of a caption are found
+  /// here and need no merging.
+  std::vector<WholeWord> whole_words_;
 };
+
+/// CLIP's own vocabulary of 49,408 ids. Without `merges_file`, its bpe_simple_vocab_16e6.txt.gz is
+/// looked for in data/ of the working folder and of the folders above the program, where
+/// `make deps` puts it.
+/// throws clip::Error that says how to get the file, or that `merges_file` is another
+Tokenizer clip_tokenizer(const std::string& merges_file = "");
+
+/// Where clip_tokenizer() finds CLIP's merges; nothing if they are not there.
+std::optional<std::string> find_clip_merges();
 
 }  // namespace clip

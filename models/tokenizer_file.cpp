@@ -1,12 +1,14 @@
-// A vocabulary's files: Hugging Face's tokenizer.json, and lists of merges.
+// A vocabulary's files: Hugging Face's tokenizer.json or vocab.json, and lists of merges.
 #include <archive.h>
 #include <archive_entry.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <iterator>
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -22,12 +24,13 @@ namespace {
 
 using nlohmann::json;
 using nlohmann::ordered_json;
+namespace fs = std::filesystem;
+
+constexpr size_t kClipMerges = 49152 - 256 - 2;  // CLIP uses the first of its file's 262,144
 
 /// The file's bytes, unpacked if it is gzipped.
 std::string read_unpacked(const std::string& path) {
   constexpr size_t kMostBytes = size_t{1} << 28;  // CLIP's has 3 MB; a packed bomb must not fill us
-  CLIP_CHECK(!std::filesystem::is_directory(path), path,
-             ": expected a vocabulary's file, found a folder");
   const std::unique_ptr<archive, int (*)(archive*)> file(archive_read_new(), archive_read_free);
   const auto check = [&](la_ssize_t status) {
     if (status >= ARCHIVE_WARN) return;
@@ -63,9 +66,9 @@ Tokenizer::Merge read_merge(const std::string& line, const std::string& where) {
   return merge;
 }
 
-std::vector<Tokenizer::Merge> read_merge_list(const std::string& path) {
-  constexpr size_t kClipMerges = 49152 - 256 - 2;  // CLIP uses the first of its file's 262,144
-  std::istringstream text(read_unpacked(path));
+/// `bytes` of the file at `path`.
+std::vector<Tokenizer::Merge> read_merge_list(const std::string& bytes, const std::string& path) {
+  std::istringstream text(bytes);
   std::vector<Tokenizer::Merge> merges;
   size_t most_merges = std::numeric_limits<size_t>::max();
   std::string line;
@@ -99,19 +102,8 @@ std::vector<Tokenizer::Merge> read_json_merges(const json& merges, const std::st
   return rules;
 }
 
-Tokenizer read_tokenizer_json(const std::string& path) {
-  const json root = parse_json(read_unpacked(path), path);
-  const json& model = root.at("model");
-  const std::string suffix = model.value("end_of_word_suffix", json()).is_string()
-                                 ? model["end_of_word_suffix"].get<std::string>()
-                                 : "";
-  CLIP_CHECK(model.value("type", "BPE") == "BPE" && suffix == kEndOfWord, path,
-             ": expected a BPE model with end_of_word_suffix \"", kEndOfWord, "\", found ",
-             quoted(model.value("type", "no type")), " with ", quoted(suffix));
-  Tokenizer tokenizer(read_json_merges(model.at("merges"), path));
-
-  // Another order of ids would read every embedding of the checkpoint for another token's.
-  const json& vocabulary = model.at("vocab");
+/// Another order of ids would read every embedding of the checkpoint for another token's.
+void check_order(const Tokenizer& tokenizer, const json& vocabulary, const std::string& path) {
   CLIP_CHECK(std::ssize(vocabulary) == tokenizer.vocab_size(), path, ": expected ",
              tokenizer.vocab_size(), " tokens (512 bytes, the merges, start and end), found ",
              vocabulary.size());
@@ -122,7 +114,50 @@ Tokenizer read_tokenizer_json(const std::string& path) {
                " with id ", id, " (CLIP's order), found ",
                found == vocabulary.end() ? "none" : found->dump(-1, ' ', true));
   }
+}
+
+/// vocab.json lists the tokens with their ids and needs merges.txt beside it.
+Tokenizer read_vocabulary(const json& vocabulary, const std::string& path) {
+  const std::string merges = (fs::path(path).parent_path() / "merges.txt").string();
+  CLIP_CHECK(fs::exists(merges), path, ": expected its merges.txt beside it, found none");
+  Tokenizer tokenizer(read_merge_list(read_unpacked(merges), merges));
+  check_order(tokenizer, vocabulary, path);
   return tokenizer;
+}
+
+Tokenizer read_tokenizer_json(const json& root, const std::string& path) {
+  const json& model = root.at("model");
+  const std::string suffix = model.value("end_of_word_suffix", json()).is_string()
+                                 ? model["end_of_word_suffix"].get<std::string>()
+                                 : "";
+  CLIP_CHECK(model.value("type", "BPE") == "BPE" && suffix == kEndOfWord, path,
+             ": expected a BPE model with end_of_word_suffix \"", kEndOfWord, "\", found ",
+             quoted(model.value("type", "no type")), " with ", quoted(suffix));
+  Tokenizer tokenizer(read_json_merges(model.at("merges"), path));
+  check_order(tokenizer, model.at("vocab"), path);
+  return tokenizer;
+}
+
+/// The file in a folder of Hugging Face's that has the vocabulary.
+std::string vocabulary_of(const std::string& folder) {
+  for (const char* name : {"tokenizer.json", "vocab.json", "merges.txt"}) {
+    const std::string path = (fs::path(folder) / name).string();
+    if (fs::exists(path)) return path;
+  }
+  throw Error(concat(folder, ": expected a folder with tokenizer.json, vocab.json and merges.txt, ",
+                     "or merges.txt, found none of them"));
+}
+
+Tokenizer read_vocabulary_file(const std::string& path) {
+  const std::string bytes = read_unpacked(path);
+  const size_t begin = bytes.find_first_not_of(" \t\r\n");
+  const bool object = begin != bytes.npos && bytes[begin] == '{';
+  if (!object && !path.ends_with(".json")) return Tokenizer(read_merge_list(bytes, path));
+  const json root = parse_json(bytes, path);
+  const auto is_number = [](const json& value) { return value.is_number_integer(); };
+  const bool vocabulary =
+      root.is_object() && !root.empty() && std::all_of(root.begin(), root.end(), is_number);
+  return vocabulary ? read_vocabulary(root, path) : read_tokenizer_json(root, path);
 }
 
 ordered_json special_token(std::string_view content, int32_t id) {
@@ -178,15 +213,41 @@ ordered_json decoder() {
 
 Tokenizer Tokenizer::load(const std::string& path) {
   try {
-    return path.ends_with(".json") ? read_tokenizer_json(path) : Tokenizer(read_merge_list(path));
+    return read_vocabulary_file(fs::is_directory(path) ? vocabulary_of(path) : path);
   } catch (const json::exception&) {  // a field that is missing or of another type
     throw Error(concat(path,
                        ": expected a tokenizer.json of Hugging Face, with model.type, model.vocab "
                        "and model.merges"));
   } catch (const Error& error) {
-    const std::string reason = error.what();
-    throw Error(reason.starts_with(path) ? reason : concat(path, ": ", reason));
+    const std::string reason = error.what();  // of the constructor, or it names its file already
+    throw Error(reason.starts_with("[tokenizer]") ? concat(path, ": ", reason) : reason);
   }
+}
+
+std::optional<std::string> find_clip_merges() {
+  std::error_code none;
+  std::vector<fs::path> folders{""};
+  for (fs::path at = fs::read_symlink("/proc/self/exe", none); at.has_relative_path();) {
+    at = at.parent_path();
+    folders.push_back(at);
+  }
+  for (const fs::path& folder : folders) {
+    const fs::path file = folder / "data" / "bpe_simple_vocab_16e6.txt.gz";
+    if (fs::exists(file, none)) return file.string();
+  }
+  return std::nullopt;
+}
+
+Tokenizer clip_tokenizer(const std::string& merges_file) {
+  const std::optional<std::string> file =
+      merges_file.empty() ? find_clip_merges() : std::optional(merges_file);
+  CLIP_CHECK(file.has_value(),
+             "CLIP's merges, data/bpe_simple_vocab_16e6.txt.gz, are neither in this folder nor in "
+             "one above the program: make deps fetches them, or name the file with --bpe");
+  Tokenizer tokenizer = Tokenizer::load(*file);
+  CLIP_CHECK(tokenizer.merges().size() == kClipMerges, *file, ": expected CLIP's ", kClipMerges,
+             " merges, found ", tokenizer.merges().size());
+  return tokenizer;
 }
 
 std::string Tokenizer::to_json() const {
@@ -231,7 +292,7 @@ void Tokenizer::save(const std::string& path) const {
                                {"unk_token", kEndOfText},
                                {"pad_token", kEndOfText},
                                {"clean_up_tokenization_spaces", false}};
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  const fs::path folder = fs::path(path).parent_path();
   write_file((folder / "tokenizer_config.json").string(), config.dump(1) + "\n");
   write_file(path, to_json());
 }

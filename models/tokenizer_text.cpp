@@ -2,136 +2,31 @@
 
 #include <unicode/bytestream.h>
 #include <unicode/locid.h>
-#include <unicode/normalizer2.h>
 #include <unicode/uchar.h>
 
+#include <utility>
+
 #include "engine/check.h"
+#include "models/tokenizer_repair.h"
 
 namespace clip {
 namespace {
 
 // --- Cleaning -----------------------------------------------------------------------------------
 
-const icu::Normalizer2& nfc() {
-  UErrorCode status = U_ZERO_ERROR;
-  const icu::Normalizer2* normalizer = icu::Normalizer2::getNFCInstance(status);
-  CLIP_CHECK(U_SUCCESS(status), "[tokenizer] ICU has no NFC data: ", u_errorName(status));
-  return *normalizer;
-}
-
-const icu::Normalizer2& nfkc() {
-  UErrorCode status = U_ZERO_ERROR;
-  const icu::Normalizer2* normalizer = icu::Normalizer2::getNFKCInstance(status);
-  CLIP_CHECK(U_SUCCESS(status), "[tokenizer] ICU has no NFKC data: ", u_errorName(status));
-  return *normalizer;
-}
-
-icu::UnicodeString normalized(const icu::Normalizer2& normalizer, const icu::UnicodeString& text) {
-  UErrorCode status = U_ZERO_ERROR;
-  icu::UnicodeString out = normalizer.normalize(text, status);
-  CLIP_CHECK(U_SUCCESS(status), "[tokenizer] ICU cannot normalise: ", u_errorName(status));
-  return out;
-}
-
-bool is_latin_ligature(UChar32 c) {
-  return c == 0x132 || c == 0x133 || c == 0x149 || (c >= 0x1c4 && c <= 0x1cc) ||
-         (c >= 0x1f1 && c <= 0x1f3) || (c >= 0xfb00 && c <= 0xfb06);
-}
-
-bool is_unwanted_control(UChar32 c) {
-  return (c < 0x20 && c != '\t' && c != '\n' && c != '\f' && c != '\r') || c == 0x7f ||
-         (c >= 0x206a && c <= 0x206f) || c == 0xfeff || (c >= 0xfff9 && c <= 0xfffc);
-}
-
-/// Length of a terminal's colour code (ESC [ numbers letter) at `at`, else 0.
-int32_t terminal_escape_length(const icu::UnicodeString& text, int32_t at) {
-  if (text.charAt(at) != 0x1b || text.charAt(at + 1) != '[') return 0;
-  int32_t end = at + 2;
-  while (u_isdigit(text.charAt(end)) || text.charAt(end) == ';') ++end;
-  const char16_t last = text.charAt(end) | 0x20;
-  return last >= 'a' && last <= 'z' ? end + 1 - at : 0;
-}
-
-/// ftfy's repair of single characters.
-void append_repaired(icu::UnicodeString& out, UChar32 c) {
-  if (c >= 0x80 && c <= 0x9f) c = windows_1252(c);
-  if (c < 0x80) {
-    if (!is_unwanted_control(c)) out.append(c);
-  } else if (is_latin_ligature(c)) {
-    // ŉ and ſt are kept in two characters of which one is not plain: as ftfy has it.
-    if (c == 0x149) {
-      out.append(UChar32{0x2bc}).append(u'n');
-    } else if (c == 0xfb05) {
-      out.append(UChar32{0x17f}).append(u't');
-    } else {
-      out.append(normalized(nfkc(), icu::UnicodeString(c)));
-    }
-  } else if (c == 0x3000 || (c >= 0xff01 && c < 0xfff0)) {
-    out.append(normalized(nfkc(), icu::UnicodeString(c)));
-  } else if (c == 0x2bc || (c >= 0x2018 && c <= 0x201b)) {
-    out.append(u'\'');
-  } else if (c >= 0x201c && c <= 0x201f) {
-    out.append(u'"');
-  } else if (!is_unwanted_control(c)) {
-    out.append(c);
-  }
-}
-
-icu::UnicodeString repair_characters(const icu::UnicodeString& text) {
-  icu::UnicodeString out;
-  for (int32_t at = 0; at < text.length();) {
-    if (const int32_t escape = terminal_escape_length(text, at); escape > 0) {
-      at += escape;
-      continue;
-    }
-    const UChar32 c = text.char32At(at);
-    append_repaired(out, c);
-    at += U16_LENGTH(c);
-  }
-  return out;
-}
-
-/// Repeats the repairs until nothing changes: what one of them uncovers another may mend.
-icu::UnicodeString repair_line(icu::UnicodeString line, bool unescape) {
-  // References nested deeper than this are no caption, and a megabyte of "&amp;amp;..." would take
-  // hours.
-  constexpr int kMostPasses = 16;
-  for (int pass = 0; pass < kMostPasses; ++pass) {
-    icu::UnicodeString repaired = unescape ? unescape_html(line, References::kUnmistaken) : line;
-    repaired = normalized(nfc(), repair_characters(repaired));
-    if (repaired == line) break;
-    line = repaired;
-  }
-  return line;
-}
-
-icu::UnicodeString repair(const icu::UnicodeString& text) {
-  icu::UnicodeString out;
-  bool unescape = true;  // as ftfy: from a line with "<" on, the text may be HTML on purpose
-  for (int32_t begin = 0; begin < text.length();) {
-    const int32_t line_break = text.indexOf(u'\n', begin);
-    const int32_t end = line_break < 0 ? text.length() : line_break + 1;
-    const icu::UnicodeString line(text, begin, end - begin);
-    if (line.indexOf(u'<') >= 0) unescape = false;
-    out.append(repair_line(line, unescape));
-    begin = end;
-  }
-  return out;
-}
-
-icu::UnicodeString collapse_white_space(const icu::UnicodeString& text) {
-  icu::UnicodeString out;
+std::u32string collapse_white_space(const std::u32string& text) {
+  std::u32string out;
+  out.reserve(text.size());
   bool space = false;
-  for (int32_t at = 0; at < text.length();) {
-    const UChar32 c = text.char32At(at);
-    at += U16_LENGTH(c);
-    if (u_isUWhiteSpace(c)) {
+  for (const char32_t c : text) {
+    const bool visible = c > U' ' && c < 0x7f;
+    if (!visible && u_isUWhiteSpace(static_cast<UChar32>(c))) {
       space = true;
       continue;
     }
-    if (space && !out.isEmpty()) out.append(u' ');
+    if (space && !out.empty()) out.push_back(U' ');
     space = false;
-    out.append(c);
+    out.push_back(c);
   }
   return out;
 }
@@ -171,6 +66,16 @@ Kind kind_of(UChar32 c) {
   return c == 0x345 ? Kind::kSpace : Kind::kOther;
 }
 
+/// kind_of() of ASCII: captions are made of little else.
+Kind ascii_kind(unsigned char c) {
+  static const std::array<Kind, 128> kinds = [] {
+    std::array<Kind, 128> table{};
+    for (size_t i = 0; i < table.size(); ++i) table[i] = kind_of(static_cast<UChar32>(i));
+    return table;
+  }();
+  return kinds[c];
+}
+
 /// The character at `at`; bytes that are no UTF-8 count one by one as kOther.
 Character character_at(std::string_view text, size_t at) {
   const auto byte = [&](size_t i) {
@@ -178,7 +83,7 @@ Character character_at(std::string_view text, size_t at) {
   };
   const auto tail = [&](size_t i) { return static_cast<UChar32>(byte(i) & 0x3f); };
   const UChar32 lead = static_cast<UChar32>(byte(at));
-  if (lead < 0x80) return {kind_of(lead), 1};
+  if (lead < 0x80) return {ascii_kind(static_cast<unsigned char>(lead)), 1};
   if (lead < 0xc0 || at + (lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : 3) >= text.size()) {
     return {Kind::kOther, 1};
   }
@@ -273,10 +178,10 @@ std::string clean_text(std::string_view text) {
   clean.reserve(text.size());
   if (clean_plain_ascii(text, clean)) return clean;
 
-  icu::UnicodeString unicode =
-      icu::UnicodeString::fromUTF8({text.data(), static_cast<int32_t>(text.size())});
-  unicode = unescape_html(unescape_html(repair(unicode), References::kAll), References::kAll);
-  unicode = collapse_white_space(unicode);
+  std::u32string whole = repair_text(
+      to_utf32(icu::UnicodeString::fromUTF8({text.data(), static_cast<int32_t>(text.size())})));
+  for (int time = 0; time < 2; ++time) whole = unescape_html(std::move(whole), References::kAll);
+  icu::UnicodeString unicode = to_utf16(collapse_white_space(whole));
   unicode.toLower(icu::Locale::getRoot());
   clean.clear();
   return unicode.toUTF8String(clean);

@@ -1,8 +1,6 @@
 // What CLIP does to a caption before the vocabulary sees it. Reference: openai/CLIP
-// clip/simple_tokenizer.py (its pattern), rspeer/python-ftfy (its repairs), WHATWG HTML (entities).
+// clip/simple_tokenizer.py (its pattern), rspeer/python-ftfy (its repairs).
 #pragma once
-
-#include <unicode/unistr.h>
 
 #include <array>
 #include <cstddef>
@@ -26,24 +24,8 @@ std::string byte_letter(int32_t id);
 /// Text of a file as an error may show it: in quotes, cut, "?" for controls.
 std::string quoted(std::string_view text);
 
-/// Which references to characters unescape_html() replaces.
-enum class References {
-  kAll,         ///< as browsers and Python's html.unescape do: "&eacute", "&#233" too
-  kUnmistaken,  ///< as ftfy does: only with ";", but also in capitals ("&EACUTE;")
-};
-
-/// Replaces references to characters by the characters. Names known: HTML 4's 252, HTML 5's for
-/// characters below U+0180, and some symbols; a name not known stays as it is written.
-icu::UnicodeString unescape_html(const icu::UnicodeString& text, References references);
-
-/// What a C1 control (U+0080 to U+009F) was meant to be: that byte's character in Windows-1252.
-UChar32 windows_1252(UChar32 c1_control);
-
 /// The caption as CLIP reads it: repaired, HTML unescaped twice, white space collapsed, lower case.
-///
-/// Repairs are ftfy's but one: straight quotes for curly ones, letters for Latin ligatures, common
-/// widths for full and half ones, Windows-1252 for C1 controls, no other controls, no terminal
-/// escapes, NFC. Not yet: text decoded by a wrong encoding ("schÃ¶n") stays as it is.
+/// The repairs are all of ftfy's, of wrongly decoded text too ("schÃ¶n").
 /// Bytes that are no UTF-8 become U+FFFD; the result is always valid UTF-8.
 std::string clean_text(std::string_view text);
 

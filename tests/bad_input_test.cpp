@@ -124,6 +124,7 @@ TEST_F(BadInput, MissingFilesAreNamed) {
                  {"'none'", "ViT-B-32"});
   train_refuses({"--pretrained", "none"}, 1, {"none"});
   train_refuses({"--tokenizer", "none.json"}, 1, {"none.json"});
+  train_refuses({"--bpe", "none.gz"}, 1, {"none.gz"});
   zero_shot_refuses({"--images", "pairs/00.png"}, 1, {"model"});
   make_model();
   zero_shot_refuses({"--images", "none.png"}, 1, {"none.png"});
@@ -285,6 +286,9 @@ TEST_F(BadInput, WeightsOfAnotherShapeAreNamedWithBothShapes) {
 
 TEST_F(BadInput, ATokenizerOfAnotherKindIsRefused) {
   train_refuses({"--train-data", "pairs.csv", "--tokenizer", "m.json"}, 1, {"m.json"});
+  folder_.write("merges.txt", "#version: 0.2\na b\n");
+  train_refuses({"--bpe", "merges.txt"}, 1, {"merges.txt", "48894", "found 1"});
+  train_refuses({"--bpe", "merges.txt", "--tokenizer", "merges.txt"}, 2, {"--bpe", "--tokenizer"});
   make_model();
   folder_.write("model/tokenizer.json", "[]");
   zero_shot_refuses({"--images", "pairs/00.png"}, 1, {"tokenizer.json", "model.merges"});

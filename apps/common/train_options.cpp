@@ -53,7 +53,9 @@ po::options_description option_list(const Recipe& recipe) {
     ("font", text(), "colour font of the emoji scenes; empty: the usual places")
     ("model", text(recipe.model), "model by name, or an open_clip configuration file (.json)")
     ("pretrained", text(), "checkpoint folder to start from; model and tokenizer are its own")
-    ("tokenizer", text(), "tokenizer.json or merges file; empty: a vocabulary is learned from the captions")
+    ("tokenizer", text(), "tokenizer.json, vocab.json with merges.txt beside it, a merges file, or a folder with "
+                          "them; empty: a vocabulary is learned from the captions")
+    ("bpe", text(), "CLIP's own vocabulary of 49,408 ids, from its bpe_simple_vocab_16e6.txt.gz")
     ("batch-size", number(recipe.batch_size), "pairs of a step; with --accum-freq of a micro-batch")
     ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once")
     ("grad-checkpointing", po::bool_switch(), "keep a block's input alone and compute the rest again in backward")
@@ -218,6 +220,9 @@ TrainOptions parse_train_options(int argc, const char* const* argv) {
   options.model = text("model");
   options.pretrained = text("pretrained");
   options.tokenizer = text("tokenizer");
+  options.bpe = text("bpe");
+  if (!options.bpe.empty() && !options.tokenizer.empty())
+    throw UsageError("--bpe and --tokenizer both name a vocabulary; give one of them");
   options.train_data = text("train-data");
   options.val_data = text("val-data");
   options.csv_image_key = text("csv-img-key");

@@ -16,6 +16,7 @@ struct TrainOptions {
   std::string model;
   std::string pretrained;
   std::string tokenizer;
+  std::string bpe;         ///< CLIP's merges file
   std::string train_data;  ///< empty: emoji scenes
   std::string val_data;
   std::string csv_image_key, csv_caption_key, csv_separator;

@@ -25,8 +25,9 @@ ModelSource choose_model(const TrainOptions& options) {
     return source;
   }
   source.config = named_config(options.model);
-  if (!options.tokenizer.empty()) {
-    source.tokenizer = std::make_shared<Tokenizer>(Tokenizer::load(options.tokenizer));
+  if (!options.tokenizer.empty() || !options.bpe.empty()) {
+    source.tokenizer = std::make_shared<Tokenizer>(
+        options.bpe.empty() ? Tokenizer::load(options.tokenizer) : clip_tokenizer(options.bpe));
     source.config.text.vocab_size = source.tokenizer->vocab_size();
   }
   return source;

@@ -1,27 +1,41 @@
-"""Reference ids for tests/tokenizer_test.cpp, from open_clip's SimpleTokenizer with few merges.
+"""Reference ids for tests/tokenizer_test.cpp, from open_clip's SimpleTokenizer.
 
-Writes tokenizer_merges.txt (the first 2,000 merges of CLIP's file) and tokenizer_ids.json (texts and
-their ids). Needs open_clip_torch, ftfy and regex. Made with open_clip_torch 3.3.0, ftfy 6.3.1.
+Writes tokenizer_merges.txt (the first 2,000 merges of CLIP's file), tokenizer_ids.json (texts and
+their ids by those merges) and tokenizer_hashes.json: of the texts of tokenizer_texts.py, one hash
+per 64 texts, by those merges and by all of CLIP's. Texts with characters that Unicode 14 does not
+know (some repairs make them) are left out: what they are depends on a library's version.
+Needs open_clip_torch, ftfy and regex. Made with open_clip_torch 3.3.0, ftfy 6.3.1, Python 3.11.
 
-With --check FOLDER it holds a folder written by Tokenizer::save and made from tokenizer_merges.txt
+--compare FILE: prints the texts whose ids differ from those in FILE, "index: id id ..." a line,
+which the test writes when a hash differs.
+
+--check FOLDER holds a folder written by Tokenizer::save and made from tokenizer_merges.txt
 against the stored ids, read by Hugging Face's tokenizers (needs tokenizers). Three texts differ:
 there, a final sigma before an apostrophe is not seen, a special token is found after punctuation
 too, and one with a long s is no word.
+
+--speed PROGRAM: runs tests/tokenizer_bench, then open_clip's tokenizer with all of CLIP's merges on
+the same texts, one thread too.
+
+--hugging-face counts the texts to which transformers' CLIPTokenizer gives other ids.
 """
 import gzip
 import json
 import pathlib
 import random
+import subprocess
 import sys
 import tempfile
+import time
 import unicodedata
 
-import ftfy
 import regex
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
+from tokenizer_texts import COUNT, Texts
 
 HERE = pathlib.Path(__file__).parent
 MERGES = 2000
+BLOCK = 64  # texts of one hash
 
 SENTENCES = """a photo of a cat.|a bad photo of the large dog|An itap of my Golden Retriever!
 the quick brown fox jumps over the lazy dog|I'm sure we'll see that they've won, don't you?
@@ -45,10 +59,18 @@ x\u0345y \u0345 α\u0345|<|startoftext|>|a <|endoftext|> b|<|STARTOFTEXT|>x<|end
 <|ſtartoftext|>||  |aaaaaaaaaaaaaaaaaaaaaaaaa|thethethethethethe inginging|hahahahahaha|0123456789|!|a|é|犬|🐕"""
 
 
+WRONGLY_DECODED = """schÃ¶n|donâ€™t, â€œwellâ€\x9d|â€œ like this â€\ufffd|Ã la carte, Ã  vous, Ã s sete|voilÃ le travail
+a photo of a cafÃƒÂ©|l’humanitÃ© et le cœur|Ð¼Ð¸Ñ€|РјРёСЂ|ÎºÎ±Î»Î·Î¼Î­ÏÎ±|ΞΊΞ±Ξ»|ØµÙˆØ±Ø©|æ—¥æœ¬èªž
+ðŸ˜€ ðŸ\x8d• smile|ðŸ˜‚ and “good” text|caf√© na√Øve|voil‚Ä¶ ‚Äútext‚Äù|r├®sum├®|tÅ‚umacz â€“ Ä‡wiczenie|MÃœNCHEN STRASÃŸE
+Â£5 Â½ Â°C Â© 2020|\x93quoted\x94 \x96 dash \x80 5|good café © 2020 — “fine”|Åland ÅÄÖ ÀÉ Œuvre|ÃƒÆ’Ã‚Â©
+Î¤ÎµÏƒÏ„|â‚¬ 100|cliché&nbsp;Ã©tude|Ã©&lt;b>|í\xa0½í¸\x80 pair|À\x80 nul|ÐºÐ¾ÑˆÐºÐ° Ð½Ð° ÐºÐ¾Ð²Ñ€Ðµ|à¤¹à¤¿""".replace("|", "\n")
+
+
 def literal_texts():
     # "||" would end a text inside "<|endoftext|>": protect the special tokens while splitting.
     marked = SENTENCES.replace("<|", "\ue000").replace("|>", "\ue001").replace("\n", "|")
     texts = [t.replace("\ue000", "<|").replace("\ue001", "|>") for t in marked.split("|")]
+    texts += WRONGLY_DECODED.split("\n")
     return texts + ["one line\nanother line\r\nthird\rfourth", "é &EACUTE;\n<b>\n&EACUTE;"]
 
 
@@ -96,20 +118,89 @@ def openai_tokenizer(merges):
     return tokenizer
 
 
+def clip_merges():
+    return gzip.open(default_bpe()).read().decode().split("\n")[1:49152 - 256 - 2 + 1]
+
+
+def hash_of(lists):
+    """FNV-1a over ids of four bytes, the lowest first; -1 ends a text."""
+    value = 0xCBF29CE484222325
+    for ids in lists:
+        for byte in b"".join(i.to_bytes(4, "little", signed=True) for i in ids + [-1]):
+            value = ((value ^ byte) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return f"{value:016x}"
+
+
 def make():
-    lines = gzip.open(default_bpe()).read().decode().split("\n")
-    merges = lines[1:MERGES + 1]
-    (HERE / "tokenizer_merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n",
+    assert unicodedata.unidata_version == "14.0.0", "texts that others would leave out are stored: Python 3.11"
+    merges = clip_merges()
+    (HERE / "tokenizer_merges.txt").write_text("#version: 0.2\n" + "\n".join(merges[:MERGES]) + "\n",
                                                encoding="utf-8")
-    tokenizer = openai_tokenizer(merges)
-    cases = []
-    for text in literal_texts() + random_texts(260):
-        # The repair of wrongly decoded text is not built yet.
-        if ftfy.fix_text(text) == ftfy.fix_text(text, fix_encoding=False):
-            cases.append({"text": text, "ids": tokenizer.encode(text)})
-    rows = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
+    small, whole = openai_tokenizer(merges[:MERGES]), openai_tokenizer(merges)
+    rows = ",\n".join(json.dumps({"text": text, "ids": small.encode(text)}, separators=(",", ":"))
+                      for text in literal_texts() + random_texts(260))
     (HERE / "tokenizer_ids.json").write_text("[\n" + rows + "\n]\n", encoding="utf-8")
-    print(len(cases), "texts")
+    texts = Texts()
+    hashes = {"left out": [], "2000 merges": [], "all merges": []}
+    for first in range(0, COUNT, BLOCK):
+        block = []
+        for i in range(first, first + BLOCK):
+            if any(unicodedata.category(c) == "Cn" for c in small.clean_fn(texts.text(i))):
+                hashes["left out"].append(i)
+            else:
+                block.append(texts.text(i))
+        for tokenizer, name in ((small, "2000 merges"), (whole, "all merges")):
+            hashes[name].append(hash_of([tokenizer.encode(text) for text in block]))
+    print(COUNT - len(hashes["left out"]), "texts")
+    (HERE / "tokenizer_hashes.json").write_text(json.dumps(hashes, indent=0) + "\n", encoding="utf-8")
+
+
+def compare(path):
+    lines = pathlib.Path(path).read_text().splitlines()
+    merges = clip_merges()
+    tokenizer = openai_tokenizer(merges if lines[0].startswith("all") else merges[:MERGES])
+    texts, different = Texts(), 0
+    for line in lines[1:]:
+        index, ids = line.split(":")
+        text, ids = texts.text(int(index)), [int(i) for i in ids.split()]
+        expected = tokenizer.encode(text)
+        if ids != expected:
+            different += 1
+            print(f"{index}: {text!r} cleaned {tokenizer.clean_fn(text)!r}\n  expected {expected}\n  found    {ids}")
+    print(different, "of", len(lines) - 1, "differ")
+
+
+def speed(program):
+    with tempfile.NamedTemporaryFile() as file:
+        print(subprocess.run([program, file.name], check=True, capture_output=True, text=True).stdout, end="")
+        lines = pathlib.Path(file.name).read_bytes().decode().split("\n")[:-1]
+    for name, texts in (("captions", lines[:-COUNT]), ("damaged", lines[-COUNT:])):
+        tokenizer, best = openai_tokenizer(clip_merges()), 1e9
+        for _ in range(3):
+            start = time.process_time()
+            for text in texts:
+                tokenizer.encode(text)
+            best = min(best, time.process_time() - start)
+        print(f"open_clip  {name:9} {len(texts) / best:9.0f} texts/s  {1e6 * best / len(texts):6.2f} us each")
+
+
+def hugging_face():
+    from transformers import CLIPTokenizer
+    merges = clip_merges()
+    reference = openai_tokenizer(merges)
+    with tempfile.TemporaryDirectory() as folder:
+        vocab = {token: i for token, i in reference.encoder.items() if i < 512 + len(merges)}
+        vocab.update({"<|startoftext|>": 49406, "<|endoftext|>": 49407})
+        (pathlib.Path(folder) / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+        (pathlib.Path(folder) / "merges.txt").write_text(
+            "#version: 0.2\n" + "\n".join(" ".join(m) if isinstance(m, tuple) else m for m in merges) + "\n",
+            encoding="utf-8")
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+    texts, kinds = Texts(), [0] * 8
+    for i in range(COUNT):
+        text = texts.text(i)
+        kinds[i % 8] += tokenizer(text, add_special_tokens=False)["input_ids"] != reference.encode(text)
+    print("different of", COUNT // 8, "by kind of text:", kinds)
 
 
 def check(folder):
@@ -126,5 +217,11 @@ def check(folder):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--check"]:
         check(sys.argv[2])
+    elif sys.argv[1:2] == ["--compare"]:
+        compare(sys.argv[2])
+    elif sys.argv[1:2] == ["--speed"]:
+        speed(sys.argv[2])
+    elif sys.argv[1:2] == ["--hugging-face"]:
+        hugging_face()
     else:
         make()
