@@ -101,11 +101,12 @@ sim_sanitize := $(if $(filter address,$(SIM)),-fsanitize=address$(comma)undefine
   -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -Wno-maybe-uninitialized
 endif
 
-# Kernels for the GPU. A kernel that spills registers is a mistake, like every other warning.
+# Kernels for the GPU. A kernel that spills registers is a mistake, like every other warning. What
+# ptxas counts is kept beside the object, for cuda-report; PTX stays readable, for tests/check_ptx.sh.
 architectures = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
   -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
 compile_kernel = $(nvcc) -std=c++20 -O3 -ccbin $(CXX) $(architectures) --expt-relaxed-constexpr \
-  --generate-line-info -Werror all-warnings -Xptxas -warn-spills -Xcompiler -fPIC,-Wall,-Wextra $(NVCCFLAGS)
+  --generate-line-info -Werror all-warnings -Xptxas -warn-spills,-v --no-compress -Xcompiler -fPIC,-Wall,-Wextra $(NVCCFLAGS)
 
 ENGINE_LIBS := -ldnnl
 CUDA_LIBS = -L$(cuda_home)/lib64 -lcublasLt -lcudart_static -ldl -lrt -lpthread -Wl,-rpath,$(cuda_home)/lib64
@@ -181,7 +182,8 @@ $(P)/obj/%.o: %.cu $(B)/sim-flags | $(B)/found
 $(B)/obj/%.cu.o: %.cu $(B)/nvcc-flags | $(B)/found
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(compile_kernel) -I. -MMD -MP -c -o $@ $<
+	$(Q)$(compile_kernel) -I. -MMD -MP -c -o $@ $< 2>$@.ptxas || { cat $@.ptxas >&2; exit 1; }
+	@! grep -Ev '^ptxas info|bytes stack frame' $@.ptxas >&2 || true
 
 # ---- Link ---------------------------------------------------------------------------------------
 define link_engine

@@ -15,15 +15,14 @@ constexpr const char* kEntry = "clip_make_cuda_backend";
 }  // namespace
 
 std::unique_ptr<Backend> make_cuda_backend(int index) {
-  CLIP_CHECK(dlopen(kDriver, RTLD_LAZY) != nullptr, "[device] cuda:", index,
-             " was asked for, but this machine has no NVIDIA driver (", kDriver, ")");
+  CLIP_CHECK(dlopen(kDriver, RTLD_LAZY) != nullptr, "no cuda:", index,
+             ": this machine has no NVIDIA driver (", kDriver, ")");
   // Never closed: tensors may live until the program ends.
   void* library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
-  CLIP_CHECK(library != nullptr, "[device] cuda:", index,
-             " was asked for, but its kernels cannot be loaded: ", dlerror());
+  CLIP_CHECK(library != nullptr, "no cuda:", index, ": the kernels cannot be loaded: ", dlerror());
   const auto entry = reinterpret_cast<Backend* (*)(int)>(dlsym(library, kEntry));
-  CLIP_CHECK(entry != nullptr, "[device] cuda:", index, " was asked for, but ", kLibrary,
-             " has no ", kEntry, ": it is of another version");
+  CLIP_CHECK(entry != nullptr, "no cuda:", index, ": ", kLibrary, " has no ", kEntry,
+             ", so it is of another version");
   return std::unique_ptr<Backend>(entry(index));
 }
 
