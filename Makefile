@@ -142,7 +142,7 @@ benches := $(patsubst tests/%.cpp,$(P)/tests/%,$(BENCH_SOURCES))
 # apps/<name> is a link to the normal build; other builds leave it alone.
 links := $(if $(SANITIZE)$(SIM),,$(APP_SOURCES:.cpp=))
 
-.PHONY: all sim-tests test test-fast test-v3 bench check-layers format format-check tidy clean deps found help FORCE
+.PHONY: all sim-tests test test-fast test-v3 bench cuda-report check-layers format format-check tidy clean deps found help FORCE
 all: $(libraries) $(app_archives) $(apps) $(links)
 
 # ---- Compile ------------------------------------------------------------------------------------
@@ -325,6 +325,11 @@ test-v3: all $(chosen_tests)
 bench: all $(benches)
 	@for program in $(benches); do echo "$$program"; $$program || exit 1; done
 
+# Registers, spills and shared memory of each kernel, as counted when they were compiled.
+cuda-report: $(kernel_library)
+	@$(if $(kernel_library),tests/cuda_report.sh $(addsuffix .ptxas,$(KERNEL_SOURCES:%.cu=$(B)/obj/%.cu.o)),\
+	  echo 'cuda-report: this build has no GPU kernels')
+
 # ---- Look after the sources ---------------------------------------------------------------------
 check-layers:
 	@tests/check_layers.sh
@@ -369,7 +374,8 @@ help:
 	  'make test-fast     without the suites whose name starts with Slow' \
 	  'make test-v3       all tests with the kernels that machines without AVX-512 run' \
 	  'make bench         the measurements, tests/*_bench.cpp' \
-	  'make check-layers  include directions, op cases, macros' \
+	  'make cuda-report   registers, spills and memory of each GPU kernel' \
+  'make check-layers  include directions, op cases, macros' \
 	  'make format        clang-format; make format-check only looks' \
 	  'make tidy          clang-tidy' \
 	  'make clean         remove build/ and the links in apps/' \

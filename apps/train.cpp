@@ -59,6 +59,7 @@ void train(int argc, const char* const* argv) {
             << (source.checkpoint.empty() ? options.model : source.checkpoint) << ", "
             << model.parameters.count() << " parameters, vocabulary "
             << source.tokenizer->vocab_size() << ", on " << device.backend->device()
+            << (device.note.empty() ? "" : "\ndevice      " + device.note)
             << "\nrun         " << run.path() << ", " << total - state.step << " steps of "
             << options.batch_size << " pairs\n";
 

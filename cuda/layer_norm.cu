@@ -1,8 +1,9 @@
 // Layer norm, alone and fused with the residual sum before it. Forward keeps a row in one warp's
-// registers, up to 4,096 numbers. Backward needs whole rows for two means and whole columns for three sums, so it runs
+// registers, up to 2,048 numbers. Backward needs whole rows for two means and whole columns for three sums, so it runs
 // twice over its input: a warp per row, then column_sums.cuh's segments, which also write dx.
 #include "cuda/column_sums.cuh"
 #include "cuda/cuda_backend.h"
+#include "cuda/ptx.cuh"
 
 namespace clip {
 namespace {
@@ -112,7 +113,7 @@ __global__ void __launch_bounds__(kBlockThreads) layer_norm_forward_wide_kernel(
 /// Doubles the vectors per lane until the row fits.
 template <class T, int kVectors = 1>
 void launch_forward(const Forward<T>& f, cudaStream_t stream) {
-  constexpr int kMostNumbers = 128;  // per lane; registers hold 64 and more, local memory the rest
+  constexpr int kMostNumbers = 64;  // per lane: more do not fit its registers
   if (f.width <= kVectors * kWarp * kVector<T>) {
     launch("layer_norm_forward", layer_norm_forward_kernel<T, kVectors>, warp_per_row(f.rows),
            stream, f);
@@ -198,11 +199,17 @@ __device__ void backward_row(float (&sums)[3][kVector<T>], const Backward<T>& b,
     dx[i] += rstd * (dy[i] * weight[i] - mean_g - xhat[i] * mean_g_xhat);
     sums[2][i] += dx[i];
   }
-  if (b.dx != nullptr) store_vector(b.dx + at, dx, left);
+  if (b.dx == nullptr) return;
+  // Here nvcc would take store_vector's one store apart.
+  if (left >= kCount && is_aligned(b.dx + at))
+    ptx::store_16(b.dx + at, packed<T>(dx));
+  else
+    store_vector(b.dx + at, dx, left);
 }
 
+/// Three blocks on a processor at once: the loads of one hide behind the sums of the others.
 template <class T>
-__global__ void __launch_bounds__(kBlockThreads) layer_norm_backward_kernel(Backward<T> b) {
+__global__ void __launch_bounds__(kBlockThreads, 3) layer_norm_backward_kernel(Backward<T> b) {
   float* partial = b.partials + static_cast<int64_t>(blockIdx.y) * 3 * b.width;
   sum_segment<T, 3>(partial, b.rows, b.width,
                     [&b](float(&sums)[3][kVector<T>], int64_t row, int64_t column, int64_t left) {
