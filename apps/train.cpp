@@ -59,9 +59,9 @@ void train(int argc, const char* const* argv) {
             << (source.checkpoint.empty() ? options.model : source.checkpoint) << ", "
             << model.parameters.count() << " parameters, vocabulary "
             << source.tokenizer->vocab_size() << ", on " << device.backend->device()
-            << (device.note.empty() ? "" : "\ndevice      " + device.note)
-            << "\nrun         " << run.path() << ", " << total - state.step << " steps of "
-            << options.batch_size << " pairs\n";
+            << (device.note.empty() ? "" : "\ndevice      " + device.note) << "\nrun         "
+            << run.path() << ", " << total - state.step << " steps of " << options.batch_size
+            << " pairs\n";
 
   const bool goes_on = options.same_run && !options.resume_checkpoint.empty();
   std::string last_saved = goes_on ? run.checkpoint(state.step) : "";
