@@ -18,8 +18,9 @@ cudaStream_t new_stream() {
 
 }  // namespace
 
-CudaBackend::CudaBackend(int index, int compute_major)
+CudaBackend::CudaBackend(int index, std::string name, int compute_major)
     : index_(index),
+      name_(std::move(name)),
       compute_(new_stream()),
       communication_(new_stream()),
       copy_(new_stream()),
@@ -99,7 +100,7 @@ std::unique_ptr<Backend> make_cuda_backend(int index) {
              " is of compute capability ", properties.major, ".", properties.minor,
              ", but the kernels need 8.0 or later");
   check_cuda(cudaSetDevice(index), "device");
-  return std::make_unique<CudaBackend>(index, properties.major);
+  return std::make_unique<CudaBackend>(index, properties.name, properties.major);
 }
 
 }  // namespace clip

@@ -90,6 +90,11 @@ ChosenDevice choose_device(const std::string& name) {
   throw UsageError(concat("--device must be auto, cpu, cuda or cuda:i, got '", name, "'"));
 }
 
+DType choose_precision(const std::string& name) {
+  if (name == "fp32") return DType::kF32;
+  throw UsageError(concat("--precision must be fp32, got '", name, "'"));
+}
+
 void catch_stop_signals() {
   std::signal(SIGINT, remember_signal);
   std::signal(SIGTERM, remember_signal);

@@ -35,6 +35,10 @@ struct ChosenDevice {
 /// throws UsageError if the name is none of auto, cpu, cuda, cuda:i; Error if there is no such GPU
 ChosenDevice choose_device(const std::string& name);
 
+/// What activations are stored as, by open_clip's name of it.
+/// throws UsageError that lists the names
+DType choose_precision(const std::string& name);
+
 /// From now on Ctrl-C and SIGTERM only set stop_requested(); a second one ends the program at once.
 void catch_stop_signals();
 bool stop_requested();
