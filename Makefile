@@ -68,7 +68,9 @@ GPU_TEST_SOURCES := $(wildcard tests/cuda_*_test.cpp)
 SIM_TEST_SOURCES := $(wildcard tests/cudasim_*_test.cpp)
 CUDASIM_TEST_SOURCES := $(wildcard tests/cudasim/*_test.cu)
 CPU_TEST_SOURCES := $(filter-out $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES),$(wildcard tests/*_test.cpp))
-TEST_SOURCES := $(CPU_TEST_SOURCES) $(if $(SIM),$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES))
+# Without a GPU, real or simulated, those of a GPU would only say that they skip.
+TEST_SOURCES := $(CPU_TEST_SOURCES) $(if $(SIM),$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES)) \
+  $(if $(filter real,$(gpu)),$(if $(wildcard /dev/nvidiactl),$(GPU_TEST_SOURCES)))
 BENCH_SOURCES := $(wildcard tests/*_bench.cpp)
 TEST_SUPPORT_SOURCES := $(filter-out %_test.cpp $(BENCH_SOURCES),$(wildcard tests/*.cpp))
 FORMATTED = $(shell find engine autograd models cuda apps tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
@@ -125,7 +127,7 @@ clip_objects := $(call objects,clip,$(CLIP_SOURCES)) \
 app_objects := $(call objects,clip,$(APP_SOURCES))
 app_support_objects := $(call objects,clip,$(APP_SUPPORT_SOURCES))
 support_objects := $(call objects,test,$(TEST_SUPPORT_SOURCES))
-test_objects := $(call objects,test,$(TEST_SOURCES) $(BENCH_SOURCES))
+test_objects := $(call objects,test,$(TEST_SOURCES) $(GPU_TEST_SOURCES) $(BENCH_SOURCES))
 
 engine_library := $(B)/lib/libclip_cpu.so
 wide_library := $(if $(wide),$(B)/lib/glibc-hwcaps/x86-64-v4/libclip_cpu.so)
@@ -137,12 +139,13 @@ app_archives := $(P)/libclip_apps.a $(P)/libclip.a
 test_archives := $(P)/libclip_tests.a $(app_archives)
 apps := $(patsubst apps/%.cpp,$(P)/apps/%,$(APP_SOURCES))
 tests := $(patsubst tests/%.cpp,$(P)/tests/%,$(TEST_SOURCES))
+gpu_tests := $(if $(filter none,$(gpu)),,$(patsubst tests/%.cpp,$(P)/tests/%,$(GPU_TEST_SOURCES)))
 cudasim_tests := $(patsubst tests/%.cu,$(P)/tests/%,$(if $(SIM),$(CUDASIM_TEST_SOURCES)))
 benches := $(patsubst tests/%.cpp,$(P)/tests/%,$(BENCH_SOURCES))
 # apps/<name> is a link to the normal build; other builds leave it alone.
 links := $(if $(SANITIZE)$(SIM),,$(APP_SOURCES:.cpp=))
 
-.PHONY: all sim-tests test test-fast test-v3 bench cuda-report check-layers format format-check tidy clean deps found help FORCE
+.PHONY: all sim-tests gpu-tests gpu-check test test-fast test-v3 bench cuda-report check-layers format format-check tidy clean deps found help FORCE
 all: $(libraries) $(app_archives) $(apps) $(links)
 
 # ---- Compile ------------------------------------------------------------------------------------
@@ -168,6 +171,9 @@ $(B)/obj/test/%.o: %.cpp $(B)/flags | $(B)/found
 	$(call say,CXX,$<)
 	@mkdir -p $(@D)
 	$(Q)$(compile) $(baseline) -I'$(CURDIR)' -MMD -MP -c -o $@ $<
+
+# Tests of the GPU know CUDA's number types.
+$(call objects,test,$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES)): CPPFLAGS += $(if $(cuda_home),-isystem $(cuda_home)/include)
 
 $(B)/obj/sim/%.o: %.cpp $(B)/sim-flags | $(B)/found
 	$(call say,CXX,$<)
@@ -217,7 +223,7 @@ $(Q)$(link) $(firstword $(sim_sanitize)) -o $@ $(filter %.o %.a,$^) -L$(B)/lib -
 endef
 $(apps): $(P)/apps/%: $(B)/obj/clip/apps/%.o $(app_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS))
-$(tests): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
+$(sort $(tests) $(gpu_tests)): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
 $(benches): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
@@ -322,6 +328,15 @@ test-v3: all $(chosen_tests)
 	  grep 'calling init.*x86-64-v4/libclip_cpu' || { echo 'make: the loader still took these kernels' >&2; exit 1; }
 	@$(test_environment) $(plain_kernels) tests/run_tests.sh $(chosen_tests)
 
+# The tests of a GPU alone; where there is none they say that they skip.
+gpu-tests: all $(gpu_tests)
+	@$(if $(gpu_tests),$(test_environment) tests/run_tests.sh $(gpu_tests),\
+	  echo 'gpu-tests: this build has no GPU kernels')
+
+# Everything that a GPU can be asked, one stage after the other; with SIM in tiny sizes.
+gpu-check:
+	@+MAKE='$(MAKE) --no-print-directory' tests/gpu_check.sh $(P) $(SIM)
+
 bench: all $(benches)
 	@for program in $(benches); do echo "$$program"; $$program || exit 1; done
 
@@ -374,7 +389,8 @@ help:
 	  'make test-fast     without the suites whose name starts with Slow' \
 	  'make test-v3       all tests with the kernels that machines without AVX-512 run' \
 	  'make bench         the measurements, tests/*_bench.cpp' \
-	  'make cuda-report   registers, spills and memory of each GPU kernel' \
+	  'make gpu-tests     the tests of a GPU alone; gpu-check: all that a GPU can be asked, with speeds' \
+  'make cuda-report   registers, spills and memory of each GPU kernel' \
   'make check-layers  include directions, op cases, macros' \
 	  'make format        clang-format; make format-check only looks' \
 	  'make tidy          clang-tidy' \

@@ -77,8 +77,8 @@ TEST(OpObserver, HearsOfEveryOpForwardAndBackward) {
     const Variable y = l2_normalize(slice_rows(x, 0, 1));
     tape.backward({y}, {Tensor::zeros(cpu_backend(), {1, 3}, DType::kF32)});
   }
-  EXPECT_EQ(heard, (std::vector<std::string>{"slice_rows", "l2_normalize", "l2_normalize",
-                                             "slice_rows"}));
+  EXPECT_EQ(heard,
+            (std::vector<std::string>{"slice_rows", "l2_normalize", "l2_normalize", "slice_rows"}));
   EXPECT_TRUE(outer.empty());
   slice_rows(x, 0, 1);
   EXPECT_EQ(outer, std::vector<std::string>{"slice_rows"});
