@@ -189,7 +189,7 @@ $(B)/obj/%.cu.o: %.cu $(B)/nvcc-flags | $(B)/found
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
 	$(Q)$(compile_kernel) -I. -MMD -MP -c -o $@ $< 2>$@.ptxas || { cat $@.ptxas >&2; exit 1; }
-	@! grep -Ev '^ptxas info|bytes stack frame' $@.ptxas >&2 || true
+	@grep -Ev '^ptxas info|bytes stack frame' $@.ptxas >&2 || true
 
 # ---- Link ---------------------------------------------------------------------------------------
 define link_engine
@@ -390,8 +390,8 @@ help:
 	  'make test-v3       all tests with the kernels that machines without AVX-512 run' \
 	  'make bench         the measurements, tests/*_bench.cpp' \
 	  'make gpu-tests     the tests of a GPU alone; gpu-check: all that a GPU can be asked, with speeds' \
-  'make cuda-report   registers, spills and memory of each GPU kernel' \
-  'make check-layers  include directions, op cases, macros' \
+	  'make cuda-report   registers, spills and memory of each GPU kernel' \
+	  'make check-layers  include directions, op cases, macros' \
 	  'make format        clang-format; make format-check only looks' \
 	  'make tidy          clang-tidy' \
 	  'make clean         remove build/ and the links in apps/' \

@@ -1,6 +1,7 @@
 // Layer norm, alone and fused with the residual sum before it. Forward keeps a row in one warp's
-// registers, up to 2,048 numbers. Backward needs whole rows for two means and whole columns for three sums, so it runs
-// twice over its input: a warp per row, then column_sums.cuh's segments, which also write dx.
+// registers, up to 2,048 numbers. Backward needs whole rows for two means and whole columns for three
+// sums, so it runs twice over its input: a warp per row, then column_sums.cuh's segments, which also
+// write dx.
 #include "cuda/column_sums.cuh"
 #include "cuda/cuda_backend.h"
 #include "cuda/ptx.cuh"
