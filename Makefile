@@ -172,8 +172,8 @@ $(B)/obj/test/%.o: %.cpp $(B)/flags | $(B)/found
 	@mkdir -p $(@D)
 	$(Q)$(compile) $(baseline) -I'$(CURDIR)' -MMD -MP -c -o $@ $<
 
-# Tests of the GPU know CUDA's number types.
-$(call objects,test,$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES)): CPPFLAGS += $(if $(cuda_home),-isystem $(cuda_home)/include)
+# Tests of the GPU know CUDA's number types. Private: what they depend on is built without.
+$(call objects,test,$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES)): private CPPFLAGS += $(if $(cuda_home),-isystem $(cuda_home)/include)
 
 $(B)/obj/sim/%.o: %.cpp $(B)/sim-flags | $(B)/found
 	$(call say,CXX,$<)
