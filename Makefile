@@ -98,7 +98,9 @@ SIM_TEST_SOURCES := $(filter-out $(if $(has_nccl),,tests/cudasim_nccl_test.cpp),
 CUDASIM_TEST_SOURCES := $(wildcard tests/cudasim/*_test.cu)
 MPI_TEST_SOURCES := $(wildcard tests/mpi_*_test.cpp)
 CPU_TEST_SOURCES := $(filter-out $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES) $(if $(mpicxx),,$(MPI_TEST_SOURCES)),$(wildcard tests/*_test.cpp))
-TEST_SOURCES := $(CPU_TEST_SOURCES) $(if $(SIM),$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES))
+# Without a GPU, real or simulated, those of a GPU would only say that they skip.
+TEST_SOURCES := $(CPU_TEST_SOURCES) $(if $(SIM),$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES)) \
+  $(if $(filter real,$(gpu)),$(if $(wildcard /dev/nvidiactl),$(GPU_TEST_SOURCES)))
 BENCH_SOURCES := $(wildcard tests/*_bench.cpp)
 TEST_SUPPORT_SOURCES := $(filter-out %_test.cpp $(BENCH_SOURCES),$(wildcard tests/*.cpp))
 FORMATTED = $(shell find engine autograd models cuda apps tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
@@ -131,11 +133,12 @@ sim_sanitize := $(if $(filter address,$(SIM)),-fsanitize=address$(comma)undefine
   -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -Wno-maybe-uninitialized
 endif
 
-# Kernels for the GPU. A kernel that spills registers is a mistake, like every other warning.
+# Kernels for the GPU. A kernel that spills registers is a mistake, like every other warning. What
+# ptxas counts is kept beside the object, for cuda-report; PTX stays readable, for tests/check_ptx.sh.
 architectures = $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
   -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
 compile_kernel = $(nvcc) -std=c++20 -O3 -ccbin $(CXX) $(architectures) --expt-relaxed-constexpr \
-  --generate-line-info -Werror all-warnings -Xptxas -warn-spills -Xcompiler -fPIC,-Wall,-Wextra $(NVCCFLAGS)
+  --generate-line-info -Werror all-warnings -Xptxas -warn-spills,-v --no-compress -Xcompiler -fPIC,-Wall,-Wextra $(NVCCFLAGS)
 
 ENGINE_LIBS := -ldnnl
 CUDA_LIBS = -L$(cuda_home)/lib64 -lcublasLt $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt -lpthread -Wl,-rpath,$(cuda_home)/lib64
@@ -154,7 +157,7 @@ clip_objects := $(call objects,clip,$(CLIP_SOURCES)) \
 app_objects := $(call objects,clip,$(APP_SOURCES))
 app_support_objects := $(call objects,clip,$(APP_SUPPORT_SOURCES))
 support_objects := $(call objects,test,$(TEST_SUPPORT_SOURCES))
-test_objects := $(call objects,test,$(TEST_SOURCES) $(BENCH_SOURCES))
+test_objects := $(call objects,test,$(TEST_SOURCES) $(GPU_TEST_SOURCES) $(BENCH_SOURCES))
 
 engine_library := $(B)/lib/libclip_cpu.so
 wide_library := $(if $(wide),$(B)/lib/glibc-hwcaps/x86-64-v4/libclip_cpu.so)
@@ -167,12 +170,13 @@ app_archives := $(P)/libclip_apps.a $(P)/libclip.a
 test_archives := $(P)/libclip_tests.a $(app_archives)
 apps := $(patsubst apps/%.cpp,$(P)/apps/%,$(APP_SOURCES))
 tests := $(patsubst tests/%.cpp,$(P)/tests/%,$(TEST_SOURCES))
+gpu_tests := $(if $(filter none,$(gpu)),,$(patsubst tests/%.cpp,$(P)/tests/%,$(GPU_TEST_SOURCES)))
 cudasim_tests := $(patsubst tests/%.cu,$(P)/tests/%,$(if $(SIM),$(CUDASIM_TEST_SOURCES)))
 benches := $(patsubst tests/%.cpp,$(P)/tests/%,$(BENCH_SOURCES))
 # apps/<name> is a link to the normal build; other builds leave it alone.
 links := $(if $(SANITIZE)$(SIM),,$(APP_SOURCES:.cpp=))
 
-.PHONY: all sim-tests test test-fast test-v3 bench check-layers format format-check tidy clean deps found help FORCE
+.PHONY: all sim-tests gpu-tests gpu-check test test-fast test-v3 bench cuda-report check-layers format format-check tidy clean deps found help FORCE
 all: $(libraries) $(app_archives) $(apps) $(links)
 
 # ---- Compile ------------------------------------------------------------------------------------
@@ -201,6 +205,9 @@ $(B)/obj/test/%.o: %.cpp $(B)/flags | $(B)/found
 	@mkdir -p $(@D)
 	$(Q)$(compile) $(baseline) -I'$(CURDIR)' -MMD -MP -c -o $@ $<
 
+# Tests of the GPU know CUDA's number types. Private: what they depend on is built without.
+$(call objects,test,$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES)): private CPPFLAGS += $(if $(cuda_home),-isystem $(cuda_home)/include)
+
 $(B)/obj/sim/%.o: %.cpp $(B)/sim-flags | $(B)/found
 	$(call say,CXX,$<)
 	@mkdir -p $(@D)
@@ -214,7 +221,8 @@ $(P)/obj/%.o: %.cu $(B)/sim-flags | $(B)/found
 $(B)/obj/%.cu.o: %.cu $(B)/nvcc-flags | $(B)/found
 	$(call say,NVCC,$<)
 	@mkdir -p $(@D)
-	$(Q)$(compile_kernel) -I. -MMD -MP -c -o $@ $<
+	$(Q)$(compile_kernel) -I. -MMD -MP -c -o $@ $< 2>$@.ptxas || { cat $@.ptxas >&2; exit 1; }
+	@grep -Ev '^ptxas info|bytes stack frame' $@.ptxas >&2 || true
 
 # ---- Link ---------------------------------------------------------------------------------------
 define link_engine
@@ -248,7 +256,7 @@ $(Q)$(link) $(firstword $(sim_sanitize)) -o $@ $(filter %.o %.a,$^) -L$(B)/lib -
 endef
 $(apps): $(P)/apps/%: $(B)/obj/clip/apps/%.o $(app_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS))
-$(tests): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
+$(sort $(tests) $(gpu_tests)): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
 $(benches): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
@@ -354,8 +362,22 @@ test-v3: all $(chosen_tests)
 	  grep 'calling init.*x86-64-v4/libclip_cpu' || { echo 'make: the loader still took these kernels' >&2; exit 1; }
 	@$(test_environment) $(plain_kernels) tests/run_tests.sh $(chosen_tests)
 
+# The tests of a GPU alone; where there is none they say that they skip.
+gpu-tests: all $(gpu_tests)
+	@$(if $(gpu_tests),$(test_environment) tests/run_tests.sh $(gpu_tests),\
+	  echo 'gpu-tests: this build has no GPU kernels')
+
+# Everything that a GPU can be asked, one stage after the other; with SIM in tiny sizes.
+gpu-check:
+	@+MAKE='$(MAKE) --no-print-directory' tests/gpu_check.sh $(P) $(SIM)
+
 bench: all $(benches)
 	@for program in $(benches); do echo "$$program"; $$program || exit 1; done
+
+# Registers, spills and shared memory of each kernel, as counted when they were compiled.
+cuda-report: $(kernel_library)
+	@$(if $(kernel_library),tests/cuda_report.sh $(addsuffix .ptxas,$(KERNEL_SOURCES:%.cu=$(B)/obj/%.cu.o)),\
+	  echo 'cuda-report: this build has no GPU kernels')
 
 # ---- Look after the sources ---------------------------------------------------------------------
 check-layers:
@@ -414,6 +436,8 @@ help:
 	  'make test-fast     without the suites whose name starts with Slow' \
 	  'make test-v3       all tests with the kernels that machines without AVX-512 run' \
 	  'make bench         the measurements, tests/*_bench.cpp' \
+	  'make gpu-tests     the tests of a GPU alone; gpu-check: all that a GPU can be asked, with speeds' \
+	  'make cuda-report   registers, spills and memory of each GPU kernel' \
 	  'make check-layers  include directions, op cases, macros' \
 	  'make format        clang-format; make format-check only looks' \
 	  'make tidy          clang-tidy' \

@@ -61,7 +61,8 @@ void train(int argc, const char* const* argv) {
             << (source.checkpoint.empty() ? options.model : source.checkpoint) << ", "
             << model.parameters.count() << " parameters, vocabulary "
             << source.tokenizer->vocab_size() << ", on " << device.backend->device()
-            << "\nrun         " << run.path() << ", " << total - state.step << " steps of "
+            << (device.note.empty() ? "" : "\ndevice      " + device.note) << "\nrun         "
+            << run.path() << ", " << total - state.step << " steps of "
             << options.batch_size * options.accum_freq << " pairs\n";
 
   const bool goes_on = options.same_run && !options.resume_checkpoint.empty();

@@ -115,6 +115,7 @@ Loaded load(const po::variables_map& values) {
       std::make_unique<ClipModel>(load_config(loaded.checkpoint), *loaded.device.backend);
   load_parameters(loaded.checkpoint, loaded.model->parameters);
   loaded.tokenizer = std::make_unique<Tokenizer>(load_tokenizer(loaded.checkpoint));
+  if (!loaded.device.note.empty()) std::cerr << "device " << loaded.device.note << '\n';
   return loaded;
 }
 

@@ -6,6 +6,11 @@ namespace clip {
 namespace {
 
 thread_local Tape* active_tape = nullptr;
+thread_local const std::function<void(std::string_view)>* op_observer = nullptr;
+
+void tell_observer(std::string_view op) {
+  if (op_observer != nullptr) (*op_observer)(op);
+}
 
 }  // namespace
 
@@ -22,6 +27,11 @@ Tape* Tape::active() { return active_tape; }
 TapePause::TapePause() : paused_(std::exchange(active_tape, nullptr)) {}
 
 TapePause::~TapePause() { active_tape = paused_; }
+
+OpObserver::OpObserver(std::function<void(std::string_view)> observe)
+    : observe_(std::move(observe)), outer_(std::exchange(op_observer, &observe_)) {}
+
+OpObserver::~OpObserver() { op_observer = outer_; }
 
 void Tape::backward(const Variable& loss, const Ready& ready) {
   CLIP_CHECK(loss.shape() == Shape{}, "[backward] the loss must be a scalar, got ", loss.shape());
@@ -65,7 +75,10 @@ void Tape::run(const Ready& ready) {
       reached = reached || output.has_grad();
       output.clear_gradient();
     }
-    if (reached) entry.backward(gradients);
+    if (reached) {
+      entry.backward(gradients);
+      tell_observer(entry.op);
+    }
     for (const Variable& leaf : entry.leaves)
       if (leaf.end_use() && ready) ready(leaf);
   }
@@ -74,6 +87,7 @@ void Tape::run(const Ready& ready) {
 std::vector<Variable> record(std::string_view op, std::vector<Tensor> ys,
                              const std::vector<Variable>& inputs,
                              std::function<void(const std::vector<Tensor>&)> backward) {
+  tell_observer(op);
   bool wanted = false;
   for (const Variable& input : inputs) wanted = wanted || input.requires_grad();
   wanted = wanted && active_tape != nullptr;

@@ -64,6 +64,20 @@ class TapePause {
   Tape* paused_;
 };
 
+/// While it lives, `observe` is called on this thread after each op, forward and backward, with the
+/// op's name: for measuring. They nest: the innermost is called.
+class OpObserver {
+ public:
+  explicit OpObserver(std::function<void(std::string_view op)> observe);
+  ~OpObserver();
+  OpObserver(const OpObserver&) = delete;
+  OpObserver& operator=(const OpObserver&) = delete;
+
+ private:
+  std::function<void(std::string_view)> observe_;
+  const std::function<void(std::string_view)>* outer_;
+};
+
 /// Wraps an op's result. If a tape is active and an input wants a gradient, remembers how to send
 /// the result's gradient back; what the closure captures is what is saved. backward  gets the
 /// gradient of y; puts gradients into the inputs' slots

@@ -18,8 +18,9 @@ cudaStream_t new_stream() {
 
 }  // namespace
 
-CudaBackend::CudaBackend(int index, int compute_major)
+CudaBackend::CudaBackend(int index, std::string name, int compute_major)
     : index_(index),
+      name_(std::move(name)),
       compute_(new_stream()),
       memory_(std::make_unique<DeviceMemory>(compute_)),
       staging_(std::make_unique<HostStaging>()) {
@@ -90,23 +91,21 @@ std::unique_ptr<Backend> make_cuda_backend(int index) {
   int count = 0;
   const cudaError_t code = cudaGetDeviceCount(&count);
   // Without a driver the runtime says that the driver is too old.
-  CLIP_CHECK(
-      code != cudaErrorInsufficientDriver, "[device] cuda:", index,
-      " was asked for, but this machine has no NVIDIA driver, or one that is older than CUDA ",
-      CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10, " needs");
-  CLIP_CHECK(code == cudaSuccess || code == cudaErrorNoDevice, "[device] cuda:", index,
-             " was asked for, but CUDA cannot start: ", cudaGetErrorString(code));
-  CLIP_CHECK(code == cudaSuccess && count > 0, "[device] cuda:", index,
-             " was asked for, but this machine has no GPU");
-  CLIP_CHECK(index >= 0 && index < count, "[device] cuda:", index,
-             " was asked for, but this machine has cuda:0 to cuda:", count - 1);
+  CLIP_CHECK(code != cudaErrorInsufficientDriver, "no cuda:", index,
+             ": this machine has no NVIDIA driver, or one that is older than CUDA ",
+             CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10, " needs");
+  CLIP_CHECK(code == cudaSuccess || code == cudaErrorNoDevice, "no cuda:", index,
+             ": CUDA cannot start: ", cudaGetErrorString(code));
+  CLIP_CHECK(code == cudaSuccess && count > 0, "no cuda:", index, ": this machine has no GPU");
+  CLIP_CHECK(index >= 0 && index < count, "no cuda:", index,
+             ": this machine has cuda:0 to cuda:", count - 1);
   cudaDeviceProp properties = {};
   check_cuda(cudaGetDeviceProperties(&properties, index), "device");
-  CLIP_CHECK(properties.major >= 8, "[device] cuda:", index, " is a ", properties.name,
-             " of compute capability ", properties.major, ".", properties.minor,
+  CLIP_CHECK(properties.major >= 8, "no cuda:", index, ": ", properties.name,
+             " is of compute capability ", properties.major, ".", properties.minor,
              ", but the kernels need 8.0 or later");
   check_cuda(cudaSetDevice(index), "device");
-  return std::make_unique<CudaBackend>(index, properties.major);
+  return std::make_unique<CudaBackend>(index, properties.name, properties.major);
 }
 
 }  // namespace clip

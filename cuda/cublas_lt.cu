@@ -140,6 +140,7 @@ void CublasLt::multiply(const LtMatrix& c, const LtMatrix& a, const LtMatrix& b,
                      plan.a.get(), &beta, c.data, plan.c.get(), c.data, plan.c.get(),
                      &plan.algorithm, workspace_, static_cast<size_t>(workspace_bytes_), stream),
       "matmul");
+  wait_if_asked(stream, "matmul");
 }
 
 }  // namespace clip

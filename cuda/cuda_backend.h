@@ -10,6 +10,7 @@
 #include <cuda_runtime.h>
 
 #include <memory>
+#include <string>
 
 #include "engine/backend.h"
 
@@ -39,7 +40,7 @@ class Uploads;
 class CudaBackend final : public Backend {
  public:
   /// index    of the GPU, checked by make_cuda_backend
-  CudaBackend(int index, int compute_major);
+  CudaBackend(int index, std::string name, int compute_major);
   ~CudaBackend() override;
   CudaBackend(const CudaBackend&) = delete;
   CudaBackend& operator=(const CudaBackend&) = delete;
@@ -49,6 +50,7 @@ class CudaBackend final : public Backend {
 
   // ---- Memory ----
   Device device() const override;
+  std::string name() const override { return name_; }
   void* allocate(int64_t bytes) override;
   void release(void* address, int64_t bytes) noexcept override;
   void copy_from_host(void* to, const void* from, int64_t bytes) override;
@@ -144,6 +146,7 @@ class CudaBackend final : public Backend {
 
  private:
   int index_;
+  std::string name_;
   cudaStream_t compute_ = nullptr;
   std::unique_ptr<DeviceMemory> memory_;
   std::unique_ptr<HostStaging> staging_;

@@ -106,15 +106,21 @@ __device__ inline void load_vector(float (&values)[kVector<T>], const T* from, i
   }
 }
 
+/// What a 16-byte store takes of kVector<T> numbers.
+template <class T>
+__device__ inline uint4 packed(const float (&values)[kVector<T>]) {
+  T stored[kVector<T>];
+  for (int i = 0; i < kVector<T>; ++i) assign(stored[i], values[i]);
+  uint4 bytes;
+  memcpy(&bytes, static_cast<const void*>(stored), sizeof(bytes));
+  return bytes;
+}
+
 template <class T>
 __device__ inline void store_vector(T* to, const float (&values)[kVector<T>], int64_t left) {
   constexpr int kCount = kVector<T>;
   if (left >= kCount && is_aligned(to)) {
-    T stored[kCount];
-    for (int i = 0; i < kCount; ++i) assign(stored[i], values[i]);
-    uint4 bytes;
-    memcpy(&bytes, static_cast<const void*>(stored), sizeof(bytes));
-    *reinterpret_cast<uint4*>(to) = bytes;
+    *reinterpret_cast<uint4*>(to) = packed<T>(values);
   } else {
     for (int i = 0; i < kCount; ++i)
       if (i < left) assign(to[i], values[i]);

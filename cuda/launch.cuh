@@ -17,7 +17,8 @@ struct LaunchShape {
 };
 
 /// Starts kernel(arguments...) on a stream; the arguments are converted to the kernel's parameter types.
-/// throws clip::Error that names the kernel if the launch fails
+/// throws clip::Error that names the kernel if the launch fails, with CLIP_CUDA_SYNC=1 also if the
+/// kernel does (wait_if_asked)
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
             cudaStream_t stream, Arguments&&... arguments) {
@@ -31,6 +32,7 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& 
   kernel<<<shape.grid, shape.block, static_cast<size_t>(shape.shared_bytes), stream>>>(
       static_cast<Parameters>(std::forward<Arguments>(arguments))...);
   check_cuda(cudaGetLastError(), name);
+  wait_if_asked(stream, name);
 }
 
 }  // namespace clip

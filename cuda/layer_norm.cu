@@ -1,8 +1,10 @@
 // Layer norm, alone and fused with the residual sum before it. Forward keeps a row in one warp's
-// registers. Backward needs whole rows for two means and whole columns for three sums, so it runs
-// twice over its input: a warp per row, then column_sums.cuh's segments, which also write dx.
+// registers, up to 2,048 numbers. Backward needs whole rows for two means and whole columns for three
+// sums, so it runs twice over its input: a warp per row, then column_sums.cuh's segments, which also
+// write dx.
 #include "cuda/column_sums.cuh"
 #include "cuda/cuda_backend.h"
+#include "cuda/ptx.cuh"
 
 namespace clip {
 namespace {
@@ -70,18 +72,57 @@ __global__ void __launch_bounds__(kBlockThreads) layer_norm_forward_kernel(Forwa
   if (f.rstd != nullptr) f.rstd[row] = rstd;
 }
 
+/// One warp for each row, of any width: the row is read three times, as no warp's registers hold it.
+template <class T>
+__global__ void __launch_bounds__(kBlockThreads) layer_norm_forward_wide_kernel(Forward<T> f) {
+  constexpr int kCount = kVector<T>;
+  const int64_t row = warp_row(), start = row * f.width;
+  if (row >= f.rows) return;
+  Forward<T> read = f;
+  read.sum = nullptr;  // written in the last pass, so that it may be what is read
+  float total = 0;
+  for_row_vectors<T>(f.width, [&](int64_t column, int64_t left) {
+    float values[kCount];
+    load_input(values, read, start + column, column, left);
+    for (int i = 0; i < kCount; ++i) total += values[i];
+  });
+  const float mean = warp_sum(total) / static_cast<float>(f.width);
+  float squares = 0;
+  for_row_vectors<T>(f.width, [&](int64_t column, int64_t left) {
+    float values[kCount];
+    load_input(values, read, start + column, column, left);
+    for (int i = 0; i < kCount; ++i) {
+      const float deviation = i < left ? values[i] - mean : 0.0f;
+      squares += deviation * deviation;
+    }
+  });
+  const float variance = warp_sum(squares) / static_cast<float>(f.width);
+  const float rstd = 1.0f / sqrtf(variance + f.eps);
+  for_row_vectors<T>(f.width, [&](int64_t column, int64_t left) {
+    float values[kCount], weight[kCount], bias[kCount];
+    load_input(values, f, start + column, column, left);
+    load_vector(weight, f.weight + column, left);
+    load_vector(bias, f.bias + column, left);
+    for (int i = 0; i < kCount; ++i) values[i] = (values[i] - mean) * rstd * weight[i] + bias[i];
+    store_vector(f.y + start + column, values, left);
+  });
+  if (threadIdx.x > 0) return;
+  if (f.mean != nullptr) f.mean[row] = mean;
+  if (f.rstd != nullptr) f.rstd[row] = rstd;
+}
+
 /// Doubles the vectors per lane until the row fits.
 template <class T, int kVectors = 1>
 void launch_forward(const Forward<T>& f, cudaStream_t stream) {
-  constexpr int kMostNumbers = 128;  // per lane; registers hold 64 and more, local memory the rest
+  constexpr int kMostNumbers = 64;  // per lane: more do not fit its registers
   if (f.width <= kVectors * kWarp * kVector<T>) {
     launch("layer_norm_forward", layer_norm_forward_kernel<T, kVectors>, warp_per_row(f.rows),
            stream, f);
   } else if constexpr (2 * kVectors * kVector<T> <= kMostNumbers) {
     launch_forward<T, 2 * kVectors>(f, stream);
   } else {
-    throw Error(concat("[layer_norm] the GPU takes rows of at most ", kWarp * kMostNumbers,
-                       " numbers, got ", f.width));
+    launch("layer_norm_forward_wide", layer_norm_forward_wide_kernel<T>, warp_per_row(f.rows),
+           stream, f);
   }
 }
 
@@ -159,11 +200,17 @@ __device__ void backward_row(float (&sums)[3][kVector<T>], const Backward<T>& b,
     dx[i] += rstd * (dy[i] * weight[i] - mean_g - xhat[i] * mean_g_xhat);
     sums[2][i] += dx[i];
   }
-  if (b.dx != nullptr) store_vector(b.dx + at, dx, left);
+  if (b.dx == nullptr) return;
+  // Here nvcc would take store_vector's one store apart.
+  if (left >= kCount && is_aligned(b.dx + at))
+    ptx::store_16(b.dx + at, packed<T>(dx));
+  else
+    store_vector(b.dx + at, dx, left);
 }
 
+/// Three blocks on a processor at once: the loads of one hide behind the sums of the others.
 template <class T>
-__global__ void __launch_bounds__(kBlockThreads) layer_norm_backward_kernel(Backward<T> b) {
+__global__ void __launch_bounds__(kBlockThreads, 3) layer_norm_backward_kernel(Backward<T> b) {
   float* partial = b.partials + static_cast<int64_t>(blockIdx.y) * 3 * b.width;
   sum_segment<T, 3>(partial, b.rows, b.width,
                     [&b](float(&sums)[3][kVector<T>], int64_t row, int64_t column, int64_t left) {

@@ -4,7 +4,7 @@
 namespace clip {
 
 std::unique_ptr<Backend> make_cuda_backend(int index) {
-  throw Error(concat("[device] cuda:", index, " was asked for, but this build has no GPU part"));
+  throw Error(concat("no cuda:", index, ": this build has no GPU kernels"));
 }
 
 }  // namespace clip

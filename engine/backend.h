@@ -17,6 +17,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "engine/tensor.h"
 
@@ -84,6 +85,7 @@ class Backend {
   // ---- Memory
   // ------------------------------------------------------------------------------------------------------
   virtual Device device() const = 0;
+  virtual std::string name() const = 0;  ///< the processor's or GPU's, as its maker calls it
   virtual void* allocate(
       int64_t bytes) = 0;  ///< 64-byte aligned; throws clip::Error if none is left
   virtual void release(void* address, int64_t bytes) noexcept = 0;

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/backend.h"
 #include "engine/random.h"
 #include "models/image.h"
 #include "tests/dataset_samples.h"
@@ -16,6 +17,16 @@ inline constexpr const char* kSmallModel = R"({
   "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
   "text_cfg": {"context_length": 16, "vocab_size": 530, "width": 32, "heads": 2, "layers": 1}
 })";
+
+/// What a program must say that was left to choose its device: "" where there is a GPU.
+inline std::string why_the_cpu() {
+  try {
+    make_cuda_backend(0);
+    return "";
+  } catch (const Error& error) {
+    return concat("cpu, as there is ", error.what(), '\n');
+  }
+}
 
 /// A picture that is different for every seed.
 inline Image noise_picture(int64_t width, int64_t height, uint64_t seed) {

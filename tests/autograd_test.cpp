@@ -67,6 +67,23 @@ TEST(Tape, AGradientThatTwoVariablesShareIsNotChangedForOneByTheOther) {
   EXPECT_TRUE(differs);
 }
 
+TEST(OpObserver, HearsOfEveryOpForwardAndBackward) {
+  const Variable x(Tensor::zeros(cpu_backend(), {2, 3}, DType::kF32), true);
+  std::vector<std::string> heard, outer;
+  const OpObserver forgotten([&](std::string_view op) { outer.emplace_back(op); });
+  {
+    const OpObserver observer([&](std::string_view op) { heard.emplace_back(op); });
+    Tape tape;
+    const Variable y = l2_normalize(slice_rows(x, 0, 1));
+    tape.backward({y}, {Tensor::zeros(cpu_backend(), {1, 3}, DType::kF32)});
+  }
+  EXPECT_EQ(heard,
+            (std::vector<std::string>{"slice_rows", "l2_normalize", "l2_normalize", "slice_rows"}));
+  EXPECT_TRUE(outer.empty());
+  slice_rows(x, 0, 1);
+  EXPECT_EQ(outer, std::vector<std::string>{"slice_rows"});
+}
+
 TEST(Tape, RejectsALossThatIsNoScalar) {
   Tape tape;
   const Variable x = random_variable({3, 4}, 0);

@@ -25,7 +25,7 @@ class BadInput : public TrainApp {
   }
 
   AppResult zero_shot(const Strings& own, const std::string& labels = "a,b") const {
-    Strings all = {"--checkpoint", "model", "--labels", labels};
+    Strings all = {"--checkpoint", "model", "--labels", labels, "--device", "cpu"};
     all.insert(all.end(), own.begin(), own.end());
     return run_app("zero_shot", all, folder_);
   }

@@ -1,12 +1,15 @@
 // Attention of the GPU against the CPU's in F64.
 #include "tests/cuda_attention_cases.h"
+#include "tests/cuda_parity.h"
 
 namespace clip {
 namespace {
 
+using CudaAttention = OnGpu;
+
 Backend& gpu() {
-  static const std::unique_ptr<Backend> backend = make_cuda_backend(0);
-  return *backend;
+  std::string why;
+  return *first_gpu(&why);  // CudaAttention has seen that there is one
 }
 
 /// Largest difference, relative to the largest value expected, or to least_size if that is more.
@@ -49,49 +52,49 @@ void expect_agreement(const AttentionCase& c) {
   expect_agreement<__nv_bfloat16>(c, kToleranceBF16, kTolerance);
 }
 
-TEST(CudaAttention, AgreesWithTheCpuForImages) {
+TEST_F(CudaAttention, AgreesWithTheCpuForImages) {
   for (int32_t t : {1, 15, 16, 17, 50, 77, 197, 257}) {
     expect_agreement(self_attention({t}, 2, 64, Causal::kNo));
   }
 }
 
-TEST(CudaAttention, AgreesWithTheCpuForCausalSequences) {
+TEST_F(CudaAttention, AgreesWithTheCpuForCausalSequences) {
   for (int32_t t : {1, 15, 16, 17, 50, 77, 197, 257}) {
     expect_agreement(self_attention({t}, 2, 64, Causal::kYes));
   }
 }
 
-TEST(CudaAttention, AgreesWithTheCpuForPackedText) {
+TEST_F(CudaAttention, AgreesWithTheCpuForPackedText) {
   for (Causal causal : {Causal::kNo, Causal::kYes}) {
     expect_agreement(self_attention({4, 77, 1, 15, 16, 17, 50, 8, 31}, 2, 64, causal));
   }
 }
 
-TEST(CudaAttention, AgreesWithTheCpuForOneQueryRowPerSequence) {
+TEST_F(CudaAttention, AgreesWithTheCpuForOneQueryRowPerSequence) {
   expect_agreement({{1, 1, 1, 1}, {50, 1, 17, 257}, 2, 64});
   expect_agreement({{2, 1, 3}, {50, 77, 18}, 2, 64});
 }
 
-TEST(CudaAttention, AgreesForMoreQueriesThanKeysAndFewer) {
+TEST_F(CudaAttention, AgreesForMoreQueriesThanKeysAndFewer) {
   for (Causal causal : {Causal::kNo, Causal::kYes}) {
     expect_agreement({{100, 5, 30}, {7, 60, 30}, 2, 64, causal});
   }
 }
 
-TEST(CudaAttention, AcceptsAnyHeadSize) {
+TEST_F(CudaAttention, AcceptsAnyHeadSize) {
   for (int64_t d : {1, 7, 32, 80, 129, 300}) {
     expect_agreement(self_attention({5, 50, 33}, 2, d, Causal::kNo));
     expect_agreement(self_attention({5, 50, 33}, 2, d, Causal::kYes));
   }
 }
 
-TEST(CudaAttention, AcceptsColumnsThatStartAnywhere) {
+TEST_F(CudaAttention, AcceptsColumnsThatStartAnywhere) {
   AttentionCase c = self_attention({17, 40}, 2, 64, Causal::kYes);
   c.margin = 3;
   expect_agreement(c);
 }
 
-TEST(CudaAttention, AddsToGradientsWhenAsked) {
+TEST_F(CudaAttention, AddsToGradientsWhenAsked) {
   for (Causal causal : {Causal::kNo, Causal::kYes}) {
     AttentionCase c = self_attention({4, 77, 20}, 2, 64, causal);
     c.accumulate = Accumulate::kYes;
@@ -99,7 +102,7 @@ TEST(CudaAttention, AddsToGradientsWhenAsked) {
   }
 }
 
-TEST(CudaAttention, AcceptsEmptySequences) {
+TEST_F(CudaAttention, AcceptsEmptySequences) {
   for (Accumulate accumulate : {Accumulate::kNo, Accumulate::kYes}) {
     expect_agreement({{0, 5, 0, 0, 9, 0}, {0, 5, 0, 0, 9, 0}, 2, 64, Causal::kYes, accumulate});
     expect_agreement({{0, 4, 3}, {6, 0, 5}, 2, 64, Causal::kNo, accumulate});
@@ -109,14 +112,14 @@ TEST(CudaAttention, AcceptsEmptySequences) {
 }
 
 // More rows than shared memory holds for the tensor cores' kernels.
-TEST(CudaAttention, AcceptsSequencesOfAnyLength) {
+TEST_F(CudaAttention, AcceptsSequencesOfAnyLength) {
   expect_agreement({{3}, {700}, 1, 64});
   expect_agreement({{700}, {3}, 1, 64});
 }
 
 // Scores reach 1e4, where F32 has steps of 1e-3, and probabilities of close scores are known to about
 // that. Where one key takes all, dq and dk are measured against the terms they are sums of.
-TEST(CudaAttention, LargeScoresNeitherOverflowNorVanish) {
+TEST_F(CudaAttention, LargeScoresNeitherOverflowNorVanish) {
   for (Causal causal : {Causal::kNo, Causal::kYes}) {
     AttentionCase c = self_attention({65, 8}, 2, 64, causal);
     c.score_size = 1e4;
@@ -143,7 +146,7 @@ void expect_not_a_number(const AttentionCase& c) {
   for (double value : results.dq) EXPECT_TRUE(std::isnan(value));
 }
 
-TEST(CudaAttention, ReportsNotANumberInsteadOfHidingIt) {
+TEST_F(CudaAttention, ReportsNotANumberInsteadOfHidingIt) {
   AttentionCase c = self_attention({20}, 1, 64, Causal::kNo);
   c.score_size = std::nan("");
   expect_not_a_number<float>(c);

@@ -2,6 +2,8 @@
 // linked with the simulator).
 #include "tests/cuda_parity.h"
 
+#include <cmath>
+
 #include "autograd/optimizer.h"
 #include "models/training.h"
 #include "tests/tiny_clip.h"
@@ -18,6 +20,63 @@ TEST_P(EveryOpOnGpu, GivesTheOutputsAndGradientsOfTheCpu) {
   for (size_t i = 0; i < actual.size(); ++i) {
     ASSERT_EQ(actual[i].backend().device().kind, Device::Kind::kCuda);
     expect_close(actual[i], expected[i], 1e-5, concat("result ", i));
+  }
+}
+
+/// <outputs, cotangents> of one run.
+double objective(const OpCase& op, const std::vector<Variable>& inputs,
+                 const std::vector<Tensor>& cotangents) {
+  const auto outputs = op.run(inputs);
+  double total = 0;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const auto y = to_doubles(outputs[i].value()), weights = to_doubles(cotangents[i]);
+    for (size_t j = 0; j < y.size(); ++j) total += y[j] * weights[j];
+  }
+  return total;
+}
+
+// Along a random direction through each input. In F32 a step must be large: one of 1e-2 leaves an
+// error of some 1e-4 (third derivatives times its square), and roundings of 1e-7 over 2e-2 less.
+TEST_P(EveryOpOnGpu, HasTheGradientThatCentralDifferencesShow) {
+  constexpr double kStep = 1e-2, kTolerance = 3e-3;
+  const OpCase& op = GetParam();
+  const auto inputs = random_inputs(op.small, DType::kF32, gpu(), 3);
+  std::vector<Tensor> cotangents;
+  {
+    Tape tape;
+    const auto outputs = op.run(inputs);
+    for (const Variable& output : outputs) {
+      auto values = random_tensor(output.shape(), DType::kF32, gpu(), 5, cotangents.size())
+                        .to_vector<float>();
+      const double length = std::sqrt(static_cast<double>(values.size()));
+      for (float& value : values) value = static_cast<float>(value / length);
+      cotangents.push_back(Tensor::from<float>(gpu(), output.shape(), values));
+    }
+    tape.backward(outputs, cotangents);
+  }
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    Tensor x = inputs[i].value();
+    const auto original = x.to_vector<float>();
+    std::vector<float> gradient(original.size(), 0.0f);
+    if (inputs[i].has_grad()) gradient = inputs[i].grad().to_vector<float>();
+    auto direction = random_tensor(x.shape(), DType::kF32, gpu(), 7, i).to_vector<float>();
+    double squares = 0, analytic = 0;
+    for (const float value : direction) squares += value * value;
+    for (size_t j = 0; j < direction.size(); ++j) {
+      direction[j] = static_cast<float>(direction[j] / std::sqrt(squares));
+      analytic += direction[j] * gradient[j];
+    }
+    const auto at = [&](double distance) {
+      auto moved = original;
+      for (size_t j = 0; j < moved.size(); ++j)
+        moved[j] += static_cast<float>(distance * direction[j]);
+      x.copy_from_host(moved.data());
+      return objective(op, inputs, cotangents);
+    };
+    const double numeric = (at(kStep) - at(-kStep)) / (2 * kStep);
+    x.copy_from_host(original.data());
+    EXPECT_NEAR(analytic, numeric, kTolerance * std::max(1.0, std::abs(numeric)))
+        << op.name << ", input " << i;
   }
 }
 

@@ -1,32 +1,16 @@
 // Milliseconds of every op case and of whole training steps, beside what the machine can do.
 #include <omp.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <functional>
 #include <vector>
 
+#include "apps/common/bench_runs.h"
+#include "models/flop.h"
 #include "models/training.h"
 #include "tests/op_cases.h"
 
 namespace clip {
 namespace {
-
-double seconds(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-/// Median of several runs, after one that warms caches and the allocator.
-double median_seconds(const std::function<void()>& work, int runs) {
-  work();
-  std::vector<double> times;
-  for (int run = 0; run < runs; ++run) times.push_back(seconds(work));
-  std::nth_element(times.begin(), times.begin() + runs / 2, times.end());
-  return times[static_cast<size_t>(runs / 2)];
-}
 
 /// What the machine does at best, measured: the fastest of several large products, and a long addition.
 struct Peak {
@@ -38,14 +22,11 @@ Peak measure_peak() {
   const int64_t side = 1024, length = 32 << 20;
   const Tensor a = random_tensor({side, side}, DType::kF32, backend, 1, 1);
   Tensor c = Tensor::like(a);
-  double product = 1e9, addition = 1e9;
-  for (int run = 0; run < 20; ++run)
-    product = std::min(
-        product, seconds([&] { backend.matmul(c, a, Transpose::kNo, a, Transpose::kNo, {}); }));
+  const auto multiply = [&] { backend.matmul(c, a, Transpose::kNo, a, Transpose::kNo, {}); };
+  const double product = time_runs(backend, 1, 20, multiply).least;
   Tensor x = Tensor::zeros(backend, {length}, DType::kF32);
   const Tensor y = x.clone();
-  for (int run = 0; run < 5; ++run)
-    addition = std::min(addition, seconds([&] { backend.add(x, y); }));
+  const double addition = time_runs(backend, 1, 5, [&] { backend.add(x, y); }).least;
   const double cube =
       static_cast<double>(side) * static_cast<double>(side) * static_cast<double>(side);
   return {2 * cube / product, 3 * 4.0 * static_cast<double>(length) / addition};
@@ -70,14 +51,12 @@ void bench_op(const OpCase& op, const Peak& peak) {
           random_tensor(output.shape(), DType::kF32, cpu_backend(), 2, cotangents.size()));
     bytes = least_bytes(op, outputs);
   }
-  const double time = median_seconds(
-      [&] {
-        for (const Variable& input : inputs) input.clear_gradient();
-        Tape tape;
-        const auto outputs = op.run(inputs);
-        tape.backward(outputs, cotangents);
-      },
-      9);
+  const double time = time_runs(cpu_backend(), 1, 9, [&] {
+                        for (const Variable& input : inputs) input.clear_gradient();
+                        Tape tape;
+                        const auto outputs = op.run(inputs);
+                        tape.backward(outputs, cotangents);
+                      }).median;
   const double flop = op.flop(op.large);
   if (flop > 0)
     std::printf("%-28s %9.3f ms %8.1f GFLOP/s %5.0f %% of peak\n", op.name.c_str(), 1e3 * time,
@@ -87,50 +66,20 @@ void bench_op(const OpCase& op, const Peak& peak) {
                 bytes / time / 1e9, 100 * bytes / time / peak.bytes_per_s);
 }
 
-/// Floating-point operations that a training step needs: products of towers with the last block at one row, and
-/// attention; three times the forward pass. The loss and all elementwise work are left out.
-double step_flop(const ClipConfig& config, int64_t batch, int64_t text_length) {
-  const auto tower = [](double width, double layers, double rows, double keys, double mlp) {
-    const double whole = rows * (2 * width * (4 * width + 2 * mlp) + 4 * keys * width);
-    const double last =
-        rows * 4 * width * width + 2 * width * (2 * width + 2 * mlp) + 4 * keys * width;
-    return (layers - 1) * whole + last;
-  };
-  const auto real = [](int64_t value) { return static_cast<double>(value); };
-  const VisionConfig& v = config.vision;
-  const TextConfig& t = config.text;
-  const double tokens = real(v.patches() + 1), patch = 3 * real(v.patch_size * v.patch_size);
-  const double image = tower(real(v.width), real(v.layers), tokens, tokens, real(v.mlp_width())) +
-                       2 * real(v.patches()) * patch * real(v.width) +
-                       2 * real(v.width * config.embed_dim);
-  const double text = tower(real(t.width), real(t.layers), real(text_length), real(text_length) / 2,
-                            real(t.mlp_width())) +
-                      2 * real(t.width * config.embed_dim);
-  return 3 * real(batch) * (image + text);
-}
-
 void bench_step(const char* name, int64_t batch_size, int64_t text_length, const Peak& peak) {
   const ClipConfig config = preset(name);
   ClipModel model(config, cpu_backend());
   initialize(model.parameters, config, 1);
   AdamW optimizer(model.parameters, {});
-  HostBatch host;
-  const int64_t size = config.vision.image_size;
-  Random random(1, random_stream("bench"));
-  host.images.resize(static_cast<size_t>(batch_size * size * size * 3));
-  for (uint8_t& pixel : host.images) pixel = static_cast<uint8_t>(random.bits());
-  const int32_t end = static_cast<int32_t>(config.text.vocab_size) - 1;
-  for (int64_t i = 0; i < batch_size; ++i) {
-    std::vector<int32_t> caption = {end - 1};
-    while (static_cast<int64_t>(caption.size()) < text_length - 1)
-      caption.push_back(static_cast<int32_t>(random.below(end - 1)));
-    caption.push_back(end);
-    host.tokens.push_back(caption);
-  }
+  const HostBatch host = made_up_batch(config, batch_size, text_length);
   const auto comm = make_single_communicator();
-  const double time = median_seconds(
-      [&] { train_step(model, optimizer, to_device(host, size, cpu_backend()), 1e-5, *comm); }, 5);
-  const double floor = step_flop(config, batch_size, text_length) / peak.flop_per_s;
+  const int64_t size = config.vision.image_size;
+  const double time =
+      time_runs(cpu_backend(), 1, 5, [&] {
+        train_step(model, optimizer, to_device(host, size, cpu_backend()), 1e-5, *comm);
+      }).median;
+  const double floor =
+      static_cast<double>(batch_size) * needed_flop(config, text_length) / peak.flop_per_s;
   std::printf(
       "step %-9s batch %-4lld captions of %-3lld %9.1f ms  %7.1f pairs/s   floor %8.1f ms  ratio "
       "%.2f\n",

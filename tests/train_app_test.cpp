@@ -88,6 +88,19 @@ TEST_F(TrainApp, PrintsPlainLinesWhereThereIsNoTerminal) {
   EXPECT_EQ(steps, 3);  // 1, 10, 20
 }
 
+TEST_F(TrainApp, SaysWhyItTakesTheCpuWhereNoneWasNamed) {
+  const AppResult chosen = run_app("train",
+                                   {"--train-data", "pairs.csv", "--model", "m.json",
+                                    "--batch-size", "8", "--steps", "1", "--device", "auto"},
+                                   folder_);
+  const AppResult named = train("b", {"--steps", "1"});
+  ASSERT_EQ(chosen.status, 0) << chosen.err;
+  const std::string why = why_the_cpu();
+  EXPECT_EQ(chosen.out.find("\ndevice      " + why) != std::string::npos, !why.empty())
+      << chosen.out;
+  EXPECT_EQ(named.out.find("\ndevice "), std::string::npos) << named.out;
+}
+
 TEST_F(TrainApp, RenewsOneLineOnATerminal) {
   const FileDescriptor terminal(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
   if (!terminal.is_open() || ::grantpt(terminal.number()) != 0 ||

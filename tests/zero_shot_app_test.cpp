@@ -363,6 +363,18 @@ TEST_F(ZeroShotApp, ASavedClassifierIsUsedByTheNextRunOfTheSameWords) {
                  {"cat", "sea"}, probabilities("0.png", {"cat", "sea"}, kPhoto));
 }
 
+TEST_F(ZeroShotApp, SaysWhyItTakesTheCpuBesideWhatItPrints) {
+  const Strings question = {"--images", "0.png", "--labels", "cat,dog", "--json"};
+  const AppResult named = zero_shot(question);
+  Strings all = {"--checkpoint", "runs/a"};
+  all.insert(all.end(), question.begin(), question.end());
+  const AppResult chosen = run_app("zero_shot", all, folder_);
+  const std::string why = why_the_cpu();
+  EXPECT_EQ(chosen.err, why.empty() ? "" : "device " + why);
+  EXPECT_EQ(json::parse(chosen.out).size(), 1);
+  EXPECT_EQ(named.err, "");
+}
+
 TEST_F(ZeroShotApp, TakesARunOrOneOfItsCheckpoints) {
   const Strings question = {"--images", "0.png", "--labels", "cat,dog"};
   const AppResult of_run = zero_shot(question);

@@ -69,7 +69,7 @@ boost::program_options::variables_map parse_options(
 }
 
 ChosenDevice choose_device(const std::string& name) {
-  if (name == "cpu") return {&cpu_backend(), nullptr};
+  if (name == "cpu") return {&cpu_backend(), nullptr, ""};
   const auto gpu = [](int index) {
     ChosenDevice chosen;
     chosen.owned = make_cuda_backend(index);
@@ -79,8 +79,8 @@ ChosenDevice choose_device(const std::string& name) {
   if (name == "auto") {
     try {
       return gpu(0);
-    } catch (const Error&) {
-      return {&cpu_backend(), nullptr};  // no GPU here, or none in this build
+    } catch (const Error& error) {
+      return {&cpu_backend(), nullptr, one_line(concat("cpu, as there is ", error.what()))};
     }
   }
   if (name == "cuda") return gpu(0);
@@ -88,6 +88,11 @@ ChosenDevice choose_device(const std::string& name) {
       name.find_first_not_of("0123456789", 5) == std::string::npos)
     return gpu(std::stoi(name.substr(5)));
   throw UsageError(concat("--device must be auto, cpu, cuda or cuda:i, got '", name, "'"));
+}
+
+DType choose_precision(const std::string& name) {
+  if (name == "fp32") return DType::kF32;
+  throw UsageError(concat("--precision must be fp32, got '", name, "'"));
 }
 
 void catch_stop_signals() {

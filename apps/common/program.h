@@ -28,9 +28,16 @@ boost::program_options::variables_map parse_options(
 struct ChosenDevice {
   Backend* backend = nullptr;
   std::unique_ptr<Backend> owned;  ///< a GPU's
+  /// One line that says why "auto" is the CPU; empty otherwise. For standard error where standard
+  /// output is for other programs.
+  std::string note;
 };
 /// throws UsageError if the name is none of auto, cpu, cuda, cuda:i; Error if there is no such GPU
 ChosenDevice choose_device(const std::string& name);
+
+/// What activations are stored as, by open_clip's name of it.
+/// throws UsageError that lists the names
+DType choose_precision(const std::string& name);
 
 /// From now on Ctrl-C and SIGTERM only set stop_requested(); a second one ends the program at once.
 void catch_stop_signals();

@@ -4,15 +4,11 @@
 #include "models/checkpoint.h"
 
 namespace clip {
-namespace {
 
-/// The named configuration, or the one in an open_clip file.
 ClipConfig named_config(const std::string& model) {
   if (!model.ends_with(".json")) return preset(model);
   return config_from_json(read_file(model, 1 << 20), model);
 }
-
-}  // namespace
 
 ModelSource choose_model(const TrainOptions& options) {
   ModelSource source;

@@ -30,6 +30,7 @@ class CpuBackend final : public Backend {
 
   // ---- Memory ----
   Device device() const override;
+  std::string name() const override;
   void* allocate(int64_t bytes) override;
   void release(void* address, int64_t bytes) noexcept override;
   void copy_from_host(void* to, const void* from, int64_t bytes) override;

@@ -1,7 +1,9 @@
 // The CPU's memory: aligned blocks, kept by size for the next step, which asks for the same sizes again.
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <new>
+#include <string>
 
 #include "engine/block_size.h"
 #include "engine/cpu/cpu_backend.h"
@@ -30,6 +32,13 @@ CpuBackend::~CpuBackend() {
 }
 
 Device CpuBackend::device() const { return {}; }
+
+std::string CpuBackend::name() const {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "a processor";
+}
 
 void* CpuBackend::allocate(int64_t bytes) {
   const int64_t size = block_size(bytes, kAlignment);

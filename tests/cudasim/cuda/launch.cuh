@@ -56,7 +56,8 @@ struct LaunchShape {
 };
 
 /// Starts kernel(arguments...) on a stream; the arguments are converted to the kernel's parameter types.
-/// throws clip::Error that names the kernel if the launch fails
+/// throws clip::Error that names the kernel if the launch fails; with CLIP_CUDA_SYNC=1 it runs at
+/// once (wait_if_asked)
 template <class... Parameters, class... Arguments>
 void launch(const cudasim::KernelName& name, void (*kernel)(Parameters...),
             const LaunchShape& shape, cudaStream_t stream, Arguments&&... arguments) {
@@ -80,6 +81,7 @@ void launch(const cudasim::KernelName& name, void (*kernel)(Parameters...),
       values);
   operation.body = [kernel, values] { std::apply(kernel, values); };
   check_cuda(cudasim::enqueue(std::move(operation), stream), name.text);
+  wait_if_asked(stream, name.text);
 }
 
 }  // namespace clip

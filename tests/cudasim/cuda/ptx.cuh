@@ -20,6 +20,9 @@ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
 
 namespace clip::ptx {
 
+/// One store of 16 bytes to global memory, aligned.
+inline void store_16(void* global, uint4 bytes) { *static_cast<uint4*>(global) = bytes; }
+
 /// Starts a copy of 16 bytes, both sides 16-byte aligned; complete after commit and wait. Here the
 /// copy happens in the wait and not before, and until then the target is poison.
 inline void cp_async_16(void* shared, const void* global, const char* file = __builtin_FILE(),

@@ -1,0 +1,23 @@
+// What CLIP has to compute, counted: the measure that speeds are held against.
+#pragma once
+
+#include "models/config.h"
+
+namespace clip {
+
+/// Floating-point operations of one forward pass of each tower, two for a multiply-add.
+struct TowerFlop {
+  double image = 0;  ///< of one picture
+  double text = 0;   ///< of one caption
+};
+
+/// The products of the towers, without padding and with the last block at one row: per block of
+/// width C over T tokens 24 C^2 T + 4 T^2 C (at mlp_ratio 4; a causal mask is not deducted), patches
+/// and projections. What lies between the products and the loss are left out.
+/// text_length    tokens of the caption, start and end included
+TowerFlop needed_forward_flop(const ClipConfig& config, int64_t text_length);
+
+/// A training step's for one pair: three times both forward passes. Recomputation never counts.
+double needed_flop(const ClipConfig& config, int64_t text_length);
+
+}  // namespace clip

@@ -1,0 +1,87 @@
+// apps/bench from outside: what it says adds up, and what it refuses.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "models/flop.h"
+#include "tests/app_process.h"
+#include "tests/app_samples.h"
+
+namespace clip {
+namespace {
+
+using nlohmann::json;
+
+class BenchApp : public testing::Test {
+ protected:
+  BenchApp() { folder_.write("m.json", kSmallModel); }
+
+  AppResult bench(const Strings& own) const {
+    Strings all = {"--device", "cpu", "--batch-size", "4", "--text-length", "5",
+                   "--steps",  "3",   "--warmup",     "1", "--json"};
+    all.insert(all.end(), own.begin(), own.end());
+    return run_app("bench", all, folder_);
+  }
+  json last_line(const Strings& own) const {
+    const AppResult result = bench(own);
+    EXPECT_EQ(result.status, 0) << result.err;
+    EXPECT_EQ(result.err, "");
+    return json::parse(lines_of(result.out).back());
+  }
+  void refuses(const Strings& own, int status, const Strings& parts) const {
+    expect_refused(bench(own), "bench", status, parts);
+  }
+
+  ScratchFolder folder_;
+};
+
+TEST_F(BenchApp, TellsOfAStepWhatAddsUp) {
+  const json result = last_line({"--step", "m.json", "--peak-tflops", "0.5"});
+  const double step = result["step_s"], flop_per_s = 1e12 * result["tflop_per_s"].get<double>();
+  EXPECT_GT(step, 0);
+  EXPECT_LE(result["step_s_spread"][0], step);
+  EXPECT_GE(result["step_s_spread"][1], step);
+  // Decimal figures of the same numbers.
+  EXPECT_NEAR(result["pairs_per_s"].get<double>() * step, 4, 1e-9);
+  const double needed = needed_flop(config_from_json(kSmallModel, "test"), 5);
+  EXPECT_NEAR(flop_per_s * step / (4 * needed), 1, 1e-9);
+  EXPECT_NEAR(result["mfu"].get<double>() * 0.5e12 / flop_per_s, 1, 1e-9);
+  EXPECT_EQ(result["device"], "cpu");
+  EXPECT_EQ(result["precision"], "fp32");
+}
+
+TEST_F(BenchApp, KnowsNoPeakOfAProcessor) {
+  EXPECT_TRUE(last_line({"--step", "m.json"})["mfu"].is_null());
+}
+
+TEST_F(BenchApp, SplitsAStepByKind) {
+  const json split = last_line({"--step", "m.json", "--profile"})["split_s"];
+  for (const char* kind : {"attention", "copy", "elementwise", "gemm", "loss", "optimizer"})
+    EXPECT_GT(split.value(kind, 0.0), 0) << kind << " of " << split;
+}
+
+TEST_F(BenchApp, TimesTheTowers) {
+  const json result = last_line({"--infer", "m.json"});
+  for (const char* what : {"images_per_s", "texts_per_s", "image_latency_s"})
+    EXPECT_GT(result.value(what, 0.0), 0) << what;
+}
+
+TEST_F(BenchApp, RefusesWhatItCannotTime) {
+  refuses({}, 2, {"--step", "--infer"});
+  refuses({"--step", "m.json", "--infer", "m.json"}, 2, {"--step", "--infer"});
+  refuses({"--step", "ViT-X"}, 2, {"ViT-X"});
+  refuses({"--step", "none.json"}, 1, {"none.json"});
+  refuses({"--infer", "m.json", "--profile"}, 2, {"--profile"});
+  refuses({"--step", "m.json", "--precision", "fp8"}, 2, {"--precision", "'fp8'"});
+  refuses({"--step", "m.json", "--peak-tflops", "nan"}, 2, {"--peak-tflops"});
+}
+
+TEST_F(BenchApp, RefusesCaptionsLongerThanTheModelReads) {
+  expect_refused(run_app("bench", {"--step", "m.json", "--text-length", "17"}, folder_), "bench", 2,
+                 {"--text-length", "16", "17"});
+  expect_refused(run_app("bench", {"--step", "m.json", "--text-length", "1"}, folder_), "bench", 2,
+                 {"--text-length", "1"});
+}
+
+}  // namespace
+}  // namespace clip
