@@ -18,7 +18,9 @@ namespace po = boost::program_options;
 using Strings = std::vector<std::string>;
 
 const char* kUsage =
-    "Names pictures by the words that fit them best.\n"
+    "Names pictures by the words that fit them best. Probabilities sum to 1 over the labels; those "
+    "of a "
+    "model trained\nwith --siglip are each label's own.\n"
     "Examples:\n"
     "  ./apps/zero_shot --checkpoint runs/emoji-1 --images a.png b.png --labels \"red car,blue "
     "car\"\n"
@@ -97,6 +99,10 @@ struct Loaded {
 
   const Clip& clip() const { return model->clip; }
   double logit_scale() const { return model->clip.logit_scale.value().item(); }
+  std::optional<double> logit_bias() const {
+    const Variable& bias = model->clip.logit_bias;
+    return bias.defined() ? std::optional(bias.value().item()) : std::nullopt;
+  }
 };
 
 Loaded load(const po::variables_map& values) {
@@ -134,7 +140,7 @@ void name_pictures(const Loaded& loaded, const Classifier& classifier, const Str
       image_features(loaded.clip(), static_cast<int64_t>(paths.size()), [&](int64_t i) {
         return resize_and_center_crop(load_image(paths[static_cast<size_t>(i)]), size);
       });
-  const auto guesses = classify(classifier, features, loaded.logit_scale());
+  const auto guesses = classify(classifier, features, loaded.logit_scale(), loaded.logit_bias());
   nlohmann::json results = nlohmann::json::array();
   for (size_t i = 0; i < paths.size(); ++i) {
     nlohmann::json shown = nlohmann::json::array();
@@ -188,7 +194,7 @@ Accuracy measure(const Loaded& loaded, const Classifier& classifier, const Class
     const Tensor features =
         image_features(loaded.clip(), static_cast<int64_t>(images.size()),
                        [&](int64_t i) { return images[static_cast<size_t>(i)]; });
-    const auto guesses = classify(classifier, features, loaded.logit_scale());
+    const auto guesses = classify(classifier, features, loaded.logit_scale(), loaded.logit_bias());
     for (size_t i = 0; i < images.size(); ++i) {
       const auto first_five =
           guesses[i].begin() + static_cast<std::ptrdiff_t>(std::min<size_t>(5, guesses[i].size()));

@@ -18,10 +18,10 @@ AdamW::AdamW(ParameterList& parameters, const OptimizerOptions& options)
     : parameters_(parameters), options_(options) {
   if (!parameters.has_training_state()) parameters.allocate_training_state();
   Backend& backend = parameters.values().backend();
-  std::vector<uint8_t> decays(static_cast<size_t>(parameters.values().numel() / kParameterBlock),
+  std::vector<uint8_t> decays(static_cast<size_t>(parameters.gradients().numel() / kParameterBlock),
                               0);
   for (const Parameter& parameter : parameters.parameters()) {
-    if (parameter.variable.rank() < 2) continue;
+    if (parameter.locked || parameter.variable.rank() < 2) continue;
     const int64_t first = parameter.offset / kParameterBlock;
     const int64_t end =
         (parameter.offset + parameter.variable.shape().numel() - 1) / kParameterBlock + 1;
@@ -48,8 +48,10 @@ StepReport AdamW::step(double lr) {
     // torch.nn.utils.clip_grad_norm_ adds 1e-6 to the norm.
     if (options_.max_norm > 0)
       options.gradient_factor = std::min(1.0, options_.max_norm / (report.gradient_norm + 1e-6));
-    backend.adamw(parameters_.values(), parameters_.rounded_values(), parameters_.first_moments(),
-                  parameters_.second_moments(), parameters_.gradients(), decays_, options);
+    Tensor values = parameters_.trained(parameters_.values()),
+           rounded_values = parameters_.trained(parameters_.rounded_values());
+    backend.adamw(values, rounded_values, parameters_.first_moments(), parameters_.second_moments(),
+                  parameters_.gradients(), decays_, options);
   }
   parameters_.clear_gradients();
   return report;
