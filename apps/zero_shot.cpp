@@ -19,8 +19,7 @@ using Strings = std::vector<std::string>;
 
 const char* kUsage =
     "Names pictures by the words that fit them best. Probabilities sum to 1 over the labels; those "
-    "of a "
-    "model trained\nwith --siglip are each label's own.\n"
+    "of a\nmodel trained with --siglip are each label's own.\n"
     "Examples:\n"
     "  ./apps/zero_shot --checkpoint runs/emoji-1 --images a.png b.png --labels \"red car,blue "
     "car\"\n"

@@ -42,8 +42,8 @@ struct TextTransformer {
 
 struct Clip {
   explicit Clip(const ClipConfig& config);
-  void collect(ParameterList& list)
-      const;  ///< image tower, text tower, logit_scale, logit_bias: under OpenAI's names
+  /// Image tower, text tower, logit_scale, logit_bias: under OpenAI's names.
+  void collect(ParameterList& list) const;
 
   Variable encode_image(const Tensor& images, const Tensor& kept_tokens = {}) const {
     return visual(images, kept_tokens, towers);

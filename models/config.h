@@ -44,8 +44,8 @@ struct ClipConfig {
   VisionConfig vision;
   TextConfig text;
   double init_logit_scale = 2.6592600369327779;  ///< ln(1 / 0.07)
-  std::optional<double> init_logit_bias =
-      {};  ///< models of the sigmoid loss have a bias, no others
+  /// Models of the sigmoid loss have a bias, no others.
+  std::optional<double> init_logit_bias = {};
 
   LossKind loss() const { return init_logit_bias ? LossKind::kSigmoid : LossKind::kSoftmax; }
   /// throws clip::Error that names the field if a size is not positive, is absurdly large, or does

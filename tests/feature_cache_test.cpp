@@ -13,6 +13,7 @@
 #include <set>
 
 #include "engine/random.h"
+#include "tests/counting_backend.h"
 #include "tests/error_message.h"
 #include "tests/scratch_folder.h"
 #include "tests/tiny_clip.h"
@@ -235,6 +236,22 @@ TEST(LockedTowers, KeepTheirBitsAndCostNoGradientWhileTheOthersLearn) {
   EXPECT_EQ(lit.gradient_elements + text.gradient_elements,
             free.gradient_elements + kParameterBlock);
   EXPECT_NE(lit.losses, free.losses);
+}
+
+/// Bytes at the peak of a step, parameters included.
+int64_t peak_bytes(const LockedTowers& locked) {
+  CountingBackend backend;
+  ClipModel model(tiny_config(), backend, DType::kF32, locked);
+  initialize(model.parameters, model.clip.config, 3);
+  AdamW optimizer(model.parameters, {});
+  const auto comm = make_single_communicator();
+  train_step(model, optimizer, to_device(host_batch(0, 8), 24, backend), 1e-3, *comm);
+  return backend.peak();
+}
+
+TEST(LockedTowers, NeedNoMemoryForGradientsMomentsAndATape) {
+  const auto image_parameters = static_cast<int64_t>(fresh_tower(true).size());
+  EXPECT_LT(peak_bytes({.image = true}) + 3 * 4 * image_parameters, peak_bytes({}));
 }
 
 TEST(LockedTowers, TrainWithEqualLossesWhereFeaturesAreKept) {
