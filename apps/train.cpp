@@ -5,6 +5,8 @@
 #include "apps/common/program.h"
 #include "apps/common/training_run.h"
 #include "models/checkpoint.h"
+#include "models/feature_cache.h"
+#include "models/patch_dropout.h"
 
 namespace clip {
 namespace {
@@ -17,7 +19,7 @@ void train(int argc, const char* const* argv) {
   ModelSource source = choose_model(options);
   const TrainingData data = open_training_data(options, source.config);
   complete_vocabulary(source, *data.pairs);
-  ClipModel model(source.config, *device.backend, options.dtype);
+  ClipModel model(source.config, *device.backend, options.dtype, options.locked);
   model.clip.towers.activations = options.activations;
   AdamW optimizer(model.parameters, options.optimizer);
   TrainingState state{.seed = options.seed, .options = options.json.dump()};
@@ -75,15 +77,29 @@ void train(int argc, const char* const* argv) {
     if (options.delete_previous && !last_saved.empty()) remove_folder(last_saved);
     last_saved = folder;
   };
+  std::optional<LockedFeatures> known;
+  if (options.locked.image || options.locked.text)
+    known.emplace(model,
+                  options.feature_cache.empty() ? run.path() + "/features" : options.feature_cache,
+                  data.pairs->describe(), !options.augment);
+  BatchUploader upload(*device.backend, vision.image_size);
+  const auto micro_batches_of = [&](const HostBatch& host) {
+    auto parts = upload(host, options.accum_freq);
+    if (options.patch_dropout > 0)
+      drop_patches(parts, vision.patches(), options.patch_dropout, options.seed,
+                   host.first_position);
+    if (known) known->fill(parts, host);
+    return parts;
+  };
   const auto due = [&](int64_t every) { return every > 0 && state.step % every == 0; };
 
-  BatchUploader upload(*device.backend, vision.image_size);
-  Progress progress(run, options, state.step, total);
+  Progress progress(run, options, source.config.loss(), state.step, total);
   for (; batch; batch = next_batch()) {
     for (const std::string& warning : loader.take_warnings()) progress.say(warning);
     const double lr = options.lr.at(state.step);
-    const StepMetrics metrics =
-        train_step(model, optimizer, upload(*batch, options.accum_freq), lr, *comm);
+    const StepMetrics metrics = train_step(model, optimizer, micro_batches_of(*batch), lr, *comm);
+    if (known)
+      for (const std::string& warning : known->take_warnings()) progress.say(warning);
     progress.step(++state.step, lr, metrics, *batch, model.clip.logit_scale.value(), optimizer);
     if (due(options.save_steps) || due(options.save_epochs * loader.steps_per_epoch())) save();
   }

@@ -19,7 +19,8 @@ namespace po = boost::program_options;
 using Strings = std::vector<std::string>;
 
 const char* kUsage =
-    "Names pictures by the words that fit them best.\n"
+    "Names pictures by the words that fit them best. Probabilities sum to 1 over the labels; those "
+    "of a\nmodel trained with --siglip are each label's own.\n"
     "Examples:\n"
     "  ./apps/zero_shot --checkpoint runs/emoji-1 --images a.png b.png --labels \"red car,blue "
     "car\"\n"
@@ -103,6 +104,10 @@ struct Loaded {
     return prepare_image(image, vision.image_size, vision.preprocess);
   }
   double logit_scale() const { return model->clip.logit_scale.value().item(); }
+  std::optional<double> logit_bias() const {
+    const Variable& bias = model->clip.logit_bias;
+    return bias.defined() ? std::optional(bias.value().item()) : std::nullopt;
+  }
 };
 
 Loaded load(const po::variables_map& values) {
@@ -139,7 +144,7 @@ void name_pictures(const Loaded& loaded, const Classifier& classifier, const Str
   const Tensor features = image_features(
       loaded.clip(), static_cast<int64_t>(paths.size()),
       [&](int64_t i) { return loaded.prepare(load_image(paths[static_cast<size_t>(i)])); });
-  const auto guesses = classify(classifier, features, loaded.logit_scale());
+  const auto guesses = classify(classifier, features, loaded.logit_scale(), loaded.logit_bias());
   nlohmann::json results = nlohmann::json::array();
   for (size_t i = 0; i < paths.size(); ++i) {
     nlohmann::json shown = nlohmann::json::array();
@@ -193,7 +198,7 @@ Accuracy measure(const Loaded& loaded, const Classifier& classifier,
     const Tensor features =
         image_features(loaded.clip(), static_cast<int64_t>(images.size()),
                        [&](int64_t i) { return images[static_cast<size_t>(i)]; });
-    const auto guesses = classify(classifier, features, loaded.logit_scale());
+    const auto guesses = classify(classifier, features, loaded.logit_scale(), loaded.logit_bias());
     for (size_t i = 0; i < images.size(); ++i) {
       const auto first_five =
           guesses[i].begin() + static_cast<std::ptrdiff_t>(std::min<size_t>(5, guesses[i].size()));

@@ -5,22 +5,11 @@
 // rows,
 //   Z = exp(S1 - Li[row]) + exp(S1 - Lt[col]) - 2 [row = col],   dI_rank = s / (2 G) Z T_all,
 // likewise dT_rank from S2; so gradients of local rows come out complete, without a reduce-scatter.
+#include "autograd/loss_tiles.h"
 #include "autograd/ops.h"
 
 namespace clip {
 namespace {
-
-/// Calls body(first_column, rows of `columns` in this tile, cosines [N, M] of `rows` with them).
-template <class Body>
-void for_tiles(const Tensor& rows, const Tensor& columns, int64_t tile_columns, const Body& body) {
-  Backend& backend = rows.backend();
-  for (int64_t first = 0; first < columns.size(0); first += tile_columns) {
-    const Tensor tile_rows = columns.slice(first, std::min(first + tile_columns, columns.size(0)));
-    Tensor cosines = Tensor::empty(backend, {rows.size(0), tile_rows.size(0)}, rows.dtype());
-    backend.matmul(cosines, rows, Transpose::kNo, tile_rows, Transpose::kYes, {});
-    body(first, tile_rows, cosines);
-  }
-}
 
 /// One direction of the loss: local rows of one kind against all columns of the other.
 struct Direction {
@@ -44,27 +33,12 @@ Direction direction_forward(const Tensor& rows, const Tensor& columns, const Ten
   return result;
 }
 
-Tensor gathered(const Tensor& mine, Communicator& comm) {
-  Tensor all = Tensor::empty(mine.backend(), mine.shape().with_first(mine.size(0) * comm.size()),
-                             mine.dtype());
-  comm.all_gather(all, mine);
-  return all;
-}
-
 }  // namespace
 
 Variable clip_loss(const Variable& image_features, const Variable& text_features,
                    const Variable& logit_scale, Communicator& comm, int64_t tile_columns) {
-  CLIP_CHECK(image_features.rank() == 2 && image_features.size(0) > 0 &&
-                 image_features.shape() == text_features.shape() &&
-                 image_features.dtype() == text_features.dtype(),
-             "[clip_loss] image and text features must both be [N, E] of one dtype, got ",
-             image_features.dtype(), " ", image_features.shape(), " and ", text_features.dtype(),
-             " ", text_features.shape());
-  CLIP_CHECK(logit_scale.shape() == Shape{} && logit_scale.dtype() == image_features.dtype(),
-             "[clip_loss] logit_scale must be a scalar of dtype ", image_features.dtype(), ", got ",
-             logit_scale.dtype(), " ", logit_scale.shape());
-  CLIP_CHECK(tile_columns > 0, "[clip_loss] tile_columns must be positive, got ", tile_columns);
+  check_pairs("clip_loss", image_features, text_features, tile_columns);
+  check_scalar("clip_loss", "logit_scale", logit_scale, image_features.dtype());
   Backend& backend = image_features.backend();
   const Tensor images = image_features.value(), texts = text_features.value(),
                scale = logit_scale.value();

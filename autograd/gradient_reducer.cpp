@@ -8,7 +8,10 @@ GradientReducer::GradientReducer(ParameterList& parameters, Communicator& comm, 
     : parameters_(parameters),
       comm_(comm),
       range_(range),
-      ready_(parameters.parameters().size(), false) {}
+      ready_(parameters.parameters().size(), false) {
+  const auto& all = parameters_.parameters();
+  for (size_t i = 0; i < all.size(); ++i) ready_[i] = all[all.size() - 1 - i].locked;
+}
 
 void GradientReducer::ready(const Variable& parameter) {
   const auto& all = parameters_.parameters();  // the flat buffer holds them last to first

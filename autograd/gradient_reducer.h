@@ -31,7 +31,7 @@ class GradientReducer {
   ParameterList& parameters_;
   Communicator& comm_;
   int64_t range_;
-  std::vector<bool> ready_;  ///< by parameter, in the order of the flat buffer
+  std::vector<bool> ready_;  ///< by parameter, last to first; of locked ones from the start
   size_t first_pending_ = 0;
   int64_t started_ = 0;  ///< elements whose sum is on its way
 };

@@ -108,6 +108,22 @@ Variable l2_normalize(const Variable& x);
 Variable clip_loss(const Variable& image_features, const Variable& text_features,
                    const Variable& logit_scale, Communicator& comm, int64_t tile_columns = 4096);
 
+/// Pairwise sigmoid loss over the global batch, this rank's image rows only. Tiled like clip_loss.
+///
+/// image_features  [N, E]  L2-normalised; F32 or F64
+/// text_features   [N, E]  row i belongs to image i
+/// logit_scale     []      ln(inverse temperature), dimensionless; starts ln(10), at most ln(100)
+/// logit_bias      []      added to every scaled cosine; starts -10, as most pairs do not match
+/// comm                    ranks hold equal N; G = N * comm.size()
+/// tile_columns            columns of a tile; changes the result by rounding only
+/// returns         []      this rank's share; the shares sum to 1 / G times the sum over all G x G
+///                         pairs of -ln sigmoid(+-(s cos + b)), + where they match, in nats
+/// throws          clip::Error if shapes or dtypes differ
+/// source          Zhai et al. 2023 (arXiv:2303.15343), algorithm 1; gradients: siglip_loss.cpp
+Variable siglip_loss(const Variable& image_features, const Variable& text_features,
+                     const Variable& logit_scale, const Variable& logit_bias, Communicator& comm,
+                     int64_t tile_columns = 4096);
+
 /// Runs `function` now, keeping its inputs alone, and again in backward (activation
 /// checkpointing). Parameters that `function` uses get their gradients as usual.
 std::vector<Variable> recompute(

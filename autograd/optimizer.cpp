@@ -18,10 +18,10 @@ AdamW::AdamW(ParameterList& parameters, const OptimizerOptions& options)
     : parameters_(parameters), options_(options) {
   if (!parameters.has_training_state()) parameters.allocate_training_state();
   Backend& backend = parameters.values().backend();
-  std::vector<uint8_t> decays(static_cast<size_t>(parameters.values().numel() / kParameterBlock),
+  std::vector<uint8_t> decays(static_cast<size_t>(parameters.gradients().numel() / kParameterBlock),
                               0);
   for (const Parameter& parameter : parameters.parameters()) {
-    if (parameter.variable.rank() < 2) continue;
+    if (parameter.locked || parameter.variable.rank() < 2) continue;
     const int64_t first = parameter.offset / kParameterBlock;
     const int64_t end =
         (parameter.offset + parameter.variable.shape().numel() - 1) / kParameterBlock + 1;
@@ -43,8 +43,10 @@ Tensor AdamW::step(double lr) {
                              .weight_decay = options_.weight_decay,
                              .max_norm = options_.max_norm};
   backend.adamw_scalars(scalars_, sum_of_squares, options);
-  backend.adamw(parameters_.values(), parameters_.rounded_values(), parameters_.first_moments(),
-                parameters_.second_moments(), parameters_.gradients(), decays_, scalars_, options);
+  Tensor values = parameters_.trained(parameters_.values()),
+         rounded_values = parameters_.trained(parameters_.rounded_values());
+  backend.adamw(values, rounded_values, parameters_.first_moments(), parameters_.second_moments(),
+                parameters_.gradients(), decays_, scalars_, options);
   parameters_.clear_gradients();
   return sum_of_squares;
 }

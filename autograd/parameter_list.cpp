@@ -8,13 +8,24 @@ void ParameterList::add(const std::string& name, const Variable& variable) {
   parameters_.push_back({name, variable, 0});
 }
 
+void ParameterList::lock(const std::function<bool(const std::string&)>& chosen) {
+  CLIP_CHECK(!values_.defined(), "[ParameterList] lock() must come before allocate()");
+  for (Parameter& parameter : parameters_) parameter.locked = chosen(parameter.name);
+}
+
 void ParameterList::allocate(Backend& backend, DType dtype) {
   int64_t total = 0;
-  for (auto parameter = parameters_.rbegin(); parameter != parameters_.rend(); ++parameter) {
-    parameter->offset = total;
-    const int64_t size = parameter->variable.shape().numel();
-    total += (size + kParameterBlock - 1) / kParameterBlock * kParameterBlock;
-  }
+  const auto place = [&](bool locked) {
+    for (auto parameter = parameters_.rbegin(); parameter != parameters_.rend(); ++parameter) {
+      if (parameter->locked != locked) continue;
+      parameter->offset = total;
+      const int64_t size = parameter->variable.shape().numel();
+      total += (size + kParameterBlock - 1) / kParameterBlock * kParameterBlock;
+    }
+  };
+  place(false);
+  trained_ = total;
+  place(true);
   values_ = Tensor::zeros(backend, {total}, sum_dtype(dtype));
   if (dtype == DType::kBF16) rounded_values_ = Tensor::zeros(backend, {total}, dtype);
   for (const Parameter& parameter : parameters_) bind(parameter);
@@ -22,8 +33,9 @@ void ParameterList::allocate(Backend& backend, DType dtype) {
 
 void ParameterList::bind(const Parameter& parameter) const {
   const bool rounded = rounded_values_.defined() && parameter.variable.rank() > 0;
-  parameter.variable.bind(view(rounded ? rounded_values_ : values_, parameter),
-                          has_training_state() ? view(gradients_, parameter) : Tensor());
+  parameter.variable.bind(
+      view(rounded ? rounded_values_ : values_, parameter),
+      has_training_state() && !parameter.locked ? view(gradients_, parameter) : Tensor());
 }
 
 void ParameterList::round_values() {
@@ -33,9 +45,8 @@ void ParameterList::round_values() {
 void ParameterList::allocate_training_state() {
   CLIP_CHECK(values_.defined(), "[ParameterList] training state needs allocated values");
   Backend& backend = values_.backend();
-  gradients_ = Tensor::zeros(backend, values_.shape(), values_.dtype());
-  first_moments_ = Tensor::zeros(backend, values_.shape(), values_.dtype());
-  second_moments_ = Tensor::zeros(backend, values_.shape(), values_.dtype());
+  for (Tensor* buffer : {&gradients_, &first_moments_, &second_moments_})
+    *buffer = Tensor::zeros(backend, {trained_}, values_.dtype());
   for (const Parameter& parameter : parameters_) bind(parameter);
 }
 
@@ -62,7 +73,7 @@ void ParameterList::clear_gradients() {
 
 void ParameterList::settle_gradients() {
   for (const Parameter& parameter : parameters_) {
-    if (parameter.variable.has_grad()) continue;
+    if (parameter.locked || parameter.variable.has_grad()) continue;
     Tensor gradient = parameter.variable.gradient_slot().gradient;
     gradient.backend().fill_zero(gradient);
   }

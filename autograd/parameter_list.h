@@ -1,6 +1,7 @@
 // The parameters of a model by name, in flat buffers.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -12,12 +13,14 @@ struct Parameter {
   std::string name;  ///< OpenAI's state-dict name, e.g.
                      ///< "visual.transformer.resblocks.0.attn.in_proj_weight"
   Variable variable;
-  int64_t offset = 0;  ///< first element in the flat buffers
+  int64_t offset = 0;   ///< first element in the flat buffers
+  bool locked = false;  ///< not trained: a value alone
 };
 
 /// Owns one flat buffer each for values, gradients and both moments; the Variables are views of the
 /// first two. The buffers hold the parameters in the order in which backward finishes them (last
-/// added first), each padded to kParameterBlock elements; padding stays zero.
+/// added first), each padded to kParameterBlock elements; padding stays zero. Locked parameters come
+/// after all others, so that gradients and moments end before them.
 ///
 /// With BF16, values, gradients and moments are F32 and the Variables are views of a BF16 copy of
 /// the values, which the optimizer renews; scalars (logit_scale) stay F32.
@@ -26,9 +29,13 @@ class ParameterList {
   /// Takes part in the list under this name; throws clip::Error if the name is taken.
   void add(const std::string& name, const Variable& variable);
 
+  /// Parameters of these names are not trained: they get neither gradients nor moments, and want no
+  /// gradient. Before allocate().
+  void lock(const std::function<bool(const std::string& name)>& chosen);
+
   /// Allocates the values (zero) and binds the Variables to them, or to their BF16 copy.
   void allocate(Backend& backend, DType dtype);
-  /// Adds gradients and moments, all zero. Not needed for inference.
+  /// Adds gradients and moments of what is not locked, all zero. Not needed for inference.
   void allocate_training_state();
   bool has_training_state() const { return gradients_.defined(); }
 
@@ -41,7 +48,9 @@ class ParameterList {
   Tensor& rounded_values() { return rounded_values_; }
   /// Renews the copy, if there is one, after values() were written by anybody but the optimizer.
   void round_values();
-  Tensor& gradients() { return gradients_; }
+  /// The part of values() or rounded_values() that is trained; undefined of an undefined buffer.
+  Tensor trained(const Tensor& flat) const { return flat ? flat.slice(0, trained_) : flat; }
+  Tensor& gradients() { return gradients_; }  ///< [trained], like the moments
   Tensor& first_moments() { return first_moments_; }
   Tensor& second_moments() { return second_moments_; }
   /// The part of a flat buffer that belongs to a parameter, in its shape.
@@ -57,6 +66,7 @@ class ParameterList {
   void bind(const Parameter& parameter) const;
 
   std::vector<Parameter> parameters_;
+  int64_t trained_ = 0;  // elements that are not locked: the first ones
   Tensor values_, rounded_values_, gradients_, first_moments_, second_moments_;
 };
 

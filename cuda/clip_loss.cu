@@ -3,31 +3,11 @@
 #include "cuda/cuda_backend.h"
 #include "cuda/dynamic_shared.cuh"
 #include "cuda/launch_shapes.h"
+#include "cuda/loss_tiles.cuh"
 #include "engine/scalar_math.h"
 
 namespace clip {
 namespace {
-
-__device__ float scale_of(const float* logit_scale) {
-  return static_cast<float>(exp(static_cast<double>(*logit_scale)));
-}
-
-/// Columns [first_column, first_column + columns); `row` is this block's, its pair at `pair`.
-struct Tile {
-  int64_t columns, first_row, first_column;
-
-  __device__ int64_t row() const { return blockIdx.x; }
-  /// Outside [0, columns) if the pair's column is in another tile.
-  __device__ int64_t pair() const { return first_row + row() - first_column; }
-};
-
-/// Runs body(column, numbers left) for the vectors of a row that fall to this thread of the block.
-template <class Body>
-__device__ void for_block_vectors(int64_t width, const Body& body) {
-  for (int64_t column = block_thread() * kVector<float>; column < width;
-       column += kBlockThreads * kVector<float>)
-    body(column, width - column);
-}
 
 /// One block for each row.
 __global__ void __launch_bounds__(kBlockThreads)
@@ -117,8 +97,6 @@ __global__ void __launch_bounds__(kBlockThreads)
   if (block_thread() == 0) put(row_dots[row], dot, add);
 }
 
-constexpr int64_t kScratchBytes = kBlockWarps * sizeof(float);
-
 }  // namespace
 
 void CudaBackend::clip_loss_tile_forward(Tensor& row_max, Tensor& row_sum, Tensor& diagonal,
@@ -126,7 +104,7 @@ void CudaBackend::clip_loss_tile_forward(Tensor& row_max, Tensor& row_sum, Tenso
                                          int64_t first_row, int64_t first_column) {
   if (cosines.numel() == 0) return;
   launch("clip_loss_tile_forward", clip_loss_tile_forward_kernel,
-         blocks(cosines.size(0), kScratchBytes), compute_stream(), row_max.data<float>(),
+         blocks(cosines.size(0), kLossScratchBytes), compute_stream(), row_max.data<float>(),
          row_sum.data<float>(), diagonal.data<float>(), cosines.data<float>(),
          logit_scale.data<float>(), Tile{cosines.width(), first_row, first_column});
 }
@@ -154,7 +132,7 @@ void CudaBackend::clip_loss_tile_backward(Tensor& cosines, Tensor& row_dots, con
                                           Accumulate to_row_dots) {
   if (cosines.numel() == 0) return;
   launch("clip_loss_tile_backward", clip_loss_tile_backward_kernel,
-         blocks(cosines.size(0), kScratchBytes), compute_stream(), cosines.data<float>(),
+         blocks(cosines.size(0), kLossScratchBytes), compute_stream(), cosines.data<float>(),
          data_or_null<float>(row_dots), row_lse.data<float>(), column_lse.data<float>(),
          logit_scale.data<float>(), dloss.data<float>(),
          Tile{cosines.width(), first_row, first_column}, global_rows,

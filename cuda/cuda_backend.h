@@ -133,6 +133,14 @@ class CudaBackend final : public Backend {
                                const Tensor& column_lse, const Tensor& logit_scale,
                                const Tensor& dloss, int64_t first_row, int64_t first_column,
                                int64_t global_rows, Accumulate to_row_dots) override;
+  void siglip_loss_tile_forward(Tensor& row_losses, const Tensor& cosines,
+                                const Tensor& logit_scale, const Tensor& logit_bias,
+                                int64_t first_row, int64_t first_column, int64_t global_rows,
+                                Accumulate to_row_losses) override;
+  void siglip_loss_tile_backward(Tensor& cosines, Tensor& row_dots, Tensor& row_sums,
+                                 const Tensor& logit_scale, const Tensor& logit_bias,
+                                 const Tensor& dloss, int64_t first_row, int64_t first_column,
+                                 int64_t global_rows, Accumulate to_rows) override;
   void sum(Tensor& total, const Tensor& x, Accumulate to_total) override;
 
   // ---- Optimizer ----

@@ -212,6 +212,20 @@ class Backend {
                                        const Tensor& column_lse, const Tensor& logit_scale,
                                        const Tensor& dloss, int64_t first_row, int64_t first_column,
                                        int64_t global_rows, Accumulate to_row_dots) = 0;
+  /// With l = s cos + b, b = logit_bias, and z = 1 for the row's pair, -1 for any other column:
+  /// row_losses [N] (+)= sum over the tile's columns of ln(1 + exp(-z l)) / G
+  virtual void siglip_loss_tile_forward(Tensor& row_losses, const Tensor& cosines,
+                                        const Tensor& logit_scale, const Tensor& logit_bias,
+                                        int64_t first_row, int64_t first_column,
+                                        int64_t global_rows, Accumulate to_row_losses) = 0;
+  /// Turns cosines into their gradients in place: -dloss s / G z sigmoid(-z l). Over the tile's
+  /// columns, row_dots [N] (+)= sum of gradient times cosine, row_sums [N] (+)= sum of gradient / s;
+  /// both or neither are wanted.
+  virtual void siglip_loss_tile_backward(Tensor& cosines, Tensor& row_dots, Tensor& row_sums,
+                                         const Tensor& logit_scale, const Tensor& logit_bias,
+                                         const Tensor& dloss, int64_t first_row,
+                                         int64_t first_column, int64_t global_rows,
+                                         Accumulate to_rows) = 0;
   /// total [] (+)= sum of x in order of segments
   virtual void sum(Tensor& total, const Tensor& x, Accumulate to_total) = 0;
 

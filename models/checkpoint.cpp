@@ -65,6 +65,7 @@ void write_training_state(const std::string& path, ParameterList& parameters,
                           const TrainingState& training) {
   std::vector<SafetensorsItem> items;
   for (const Parameter& parameter : parameters.parameters()) {
+    if (parameter.locked) continue;
     items.push_back(item_of(kFirstMoment + parameter.name,
                             ParameterList::view(parameters.first_moments(), parameter)));
     items.push_back(item_of(kSecondMoment + parameter.name,
@@ -265,6 +266,7 @@ TrainingState load_training_state(const std::string& checkpoint, ParameterList& 
   if (options != file.metadata().end()) training.options = options->second;
   std::vector<Target> targets;
   for (const Parameter& parameter : parameters.parameters()) {
+    if (parameter.locked) continue;
     targets.push_back({kFirstMoment + parameter.name,
                        ParameterList::view(parameters.first_moments(), parameter)});
     targets.push_back({kSecondMoment + parameter.name,

@@ -33,13 +33,15 @@ void VisionTransformer::collect(ParameterList& list, const std::string& prefix) 
   list.add(prefix + ".proj", proj);
 }
 
-Variable VisionTransformer::operator()(const Tensor& images, const TowerOptions& options) const {
+Variable VisionTransformer::operator()(const Tensor& images, const Tensor& kept_tokens,
+                                       const TowerOptions& options) const {
   CLIP_CHECK(images.rank() == 4 && images.size(1) == config.image_size,
              "[encode_image] images must be [N, ", config.image_size, ", ", config.image_size,
              ", 3], got ", images.shape());
-  const int64_t count = images.size(0), tokens = config.patches() + 1;
-  const Variable x = assemble_tokens(patch_embedding(images, conv1, config.preprocess.statistics()),
-                                     class_embedding, positional_embedding);
+  Variable x = assemble_tokens(patch_embedding(images, conv1, config.preprocess.statistics()),
+                               class_embedding, positional_embedding);
+  if (kept_tokens) x = gather_rows(x, kept_tokens);
+  const int64_t count = images.size(0), tokens = x.size(0) / count;
   const Tensor offsets = ramp(images.backend(), count + 1, tokens);
   const Tensor class_rows = ramp(images.backend(), count, tokens);
   const Variable pooled = transformer(ln_pre(x), {offsets, offsets, tokens, tokens}, Causal::kNo,
@@ -76,6 +78,7 @@ Clip::Clip(const ClipConfig& config_)
       visual(config.vision, config.embed_dim, config.gelu),
       text(config.text, config.embed_dim, config.gelu),
       logit_scale(Variable::parameter({})) {
+  if (config.loss() == LossKind::kSigmoid) logit_bias = Variable::parameter({});
   config.check();
 }
 
@@ -83,10 +86,19 @@ void Clip::collect(ParameterList& list) const {
   visual.collect(list, "visual");
   text.collect(list, "");
   list.add("logit_scale", logit_scale);
+  if (logit_bias.defined()) list.add("logit_bias", logit_bias);
 }
 
-ClipModel::ClipModel(const ClipConfig& config, Backend& backend, DType dtype) : clip(config) {
+bool is_locked(const std::string& name, const LockedTowers& locked) {
+  if (name == "logit_scale" || name == "logit_bias") return false;
+  return name.starts_with("visual.") ? locked.image : locked.text;
+}
+
+ClipModel::ClipModel(const ClipConfig& config, Backend& backend, DType dtype,
+                     const LockedTowers& locked_)
+    : clip(config), locked(locked_) {
   clip.collect(parameters);
+  parameters.lock([&](const std::string& name) { return is_locked(name, locked); });
   parameters.allocate(backend, dtype);
 }
 

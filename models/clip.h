@@ -11,8 +11,10 @@ namespace clip {
 struct VisionTransformer {
   VisionTransformer(const VisionConfig& config, int64_t embed_dim, Gelu gelu);
   void collect(ParameterList& list, const std::string& prefix) const;
-  /// images U8 [N, S, S, 3]; returns [N, E], not normalised
-  Variable operator()(const Tensor& images, const TowerOptions& options) const;
+  /// images U8 [N, S, S, 3]; kept_tokens I32 [N (K + 1)], the rows of the N (P + 1) tokens that go
+  /// through the blocks (patch dropout), undefined: all; returns [N, E], not normalised
+  Variable operator()(const Tensor& images, const Tensor& kept_tokens,
+                      const TowerOptions& options) const;
 
   VisionConfig config;
   Variable conv1;                 // [C, 3, K, K]
@@ -40,25 +42,38 @@ struct TextTransformer {
 
 struct Clip {
   explicit Clip(const ClipConfig& config);
-  void collect(
-      ParameterList& list) const;  ///< image tower, text tower, logit_scale: under OpenAI's names
+  /// Image tower, text tower, logit_scale, logit_bias: under OpenAI's names.
+  void collect(ParameterList& list) const;
 
-  Variable encode_image(const Tensor& images) const { return visual(images, towers); }
+  Variable encode_image(const Tensor& images, const Tensor& kept_tokens = {}) const {
+    return visual(images, kept_tokens, towers);
+  }
   Variable encode_text(const PackedTokens& tokens) const { return text(tokens, towers); }
 
   ClipConfig config;
   VisionTransformer visual;
   TextTransformer text;
   Variable logit_scale;  // []
+  Variable logit_bias;   // [] with the sigmoid loss, else undefined
   TowerOptions towers;
 };
 
+/// Towers that training leaves as they are. Source: Zhai et al. 2021, arXiv:2111.07991 (LiT)
+struct LockedTowers {
+  bool image = false, text = false;
+};
+
+/// Whether a parameter, by its name, is one of these towers'.
+bool is_locked(const std::string& name, const LockedTowers& locked);
+
 /// A model with its parameters allocated, as programs use it.
 struct ClipModel {
-  ClipModel(const ClipConfig& config, Backend& backend, DType dtype = DType::kF32);
+  ClipModel(const ClipConfig& config, Backend& backend, DType dtype = DType::kF32,
+            const LockedTowers& locked = {});
 
   Clip clip;
   ParameterList parameters;
+  LockedTowers locked;
 };
 
 /// OpenAI's initialisation from counter-based random numbers: a tensor's values depend on (seed,

@@ -1,5 +1,7 @@
 #include "models/config.h"
 
+#include <cmath>
+
 #include "engine/check.h"
 
 namespace clip {
@@ -116,6 +118,12 @@ std::vector<std::string> preset_names() {
   std::vector<std::string> names;
   for (const Preset& preset : presets()) names.emplace_back(preset.name);
   return names;
+}
+
+ClipConfig with_sigmoid_loss(ClipConfig config, double init_logit_bias) {
+  config.init_logit_scale = std::log(10.0);
+  config.init_logit_bias = init_logit_bias;
+  return config;
 }
 
 ClipConfig preset(const std::string& name) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,12 +36,20 @@ struct TextConfig {
   int64_t mlp_width() const;
 };
 
+/// What training minimises: cross-entropies over the batch (CLIP), or for every pair of a picture
+/// and a caption whether they match (SigLIP).
+enum class LossKind { kSoftmax, kSigmoid };
+
 struct ClipConfig {
   int64_t embed_dim = 512;
   Gelu gelu = Gelu::kQuick;
   VisionConfig vision;
   TextConfig text;
+  double init_logit_scale = 2.6592600369327779;  ///< ln(1 / 0.07)
+  /// Models of the sigmoid loss have a bias, no others.
+  std::optional<double> init_logit_bias = {};
 
+  LossKind loss() const { return init_logit_bias ? LossKind::kSigmoid : LossKind::kSoftmax; }
   /// throws clip::Error that names the field if a size is not positive, is absurdly large, or does
   /// not fit another (heads, patches)
   void check() const;
@@ -53,6 +62,10 @@ struct ClipConfig {
 /// throws clip::UsageError that lists the names if there is none
 ClipConfig preset(const std::string& name);
 std::vector<std::string> preset_names();  ///< smallest first
+
+/// The same towers with the sigmoid loss, whose scale starts at 10.
+/// Source: Zhai et al. 2023, section 3.2
+ClipConfig with_sigmoid_loss(ClipConfig config, double init_logit_bias);
 
 /// open_clip_config.json: {"model_cfg": {...}, "preprocess_cfg": {...}}. The activation is always
 /// written.

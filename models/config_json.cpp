@@ -28,11 +28,15 @@ std::string to_json(const ClipConfig& config) {
                       {"heads", text.heads},
                       {"layers", text.layers},
                       {"mlp_ratio", text.mlp_ratio}};
-  ordered whole = {{"model_cfg",
-                    {{"embed_dim", config.embed_dim},
-                     {"quick_gelu", config.gelu == Gelu::kQuick},
-                     {"vision_cfg", vision_cfg},
-                     {"text_cfg", text_cfg}}},
+  ordered model_cfg = {{"embed_dim", config.embed_dim},
+                       {"quick_gelu", config.gelu == Gelu::kQuick}};
+  if (config.init_logit_bias) {  // what makes open_clip's model have a logit_bias
+    model_cfg["init_logit_scale"] = config.init_logit_scale;
+    model_cfg["init_logit_bias"] = *config.init_logit_bias;
+  }
+  model_cfg["vision_cfg"] = vision_cfg;
+  model_cfg["text_cfg"] = text_cfg;
+  ordered whole = {{"model_cfg", model_cfg},
                    {"preprocess_cfg", to_json(vision.preprocess, vision.image_size)}};
   return whole.dump(2) + "\n";
 }
@@ -71,6 +75,13 @@ class Fields {
   double number(const char* field, double absent) {
     const json* value = take(field);
     if (value == nullptr) return absent;
+    if (!value->is_number()) fail(path(field), "must be a number", *value);
+    return value->get<double>();
+  }
+
+  std::optional<double> optional_number(const char* field) {
+    const json* value = take(field);
+    if (value == nullptr || value->is_null()) return {};
     if (!value->is_number()) fail(path(field), "must be a number", *value);
     return value->get<double>();
   }
@@ -210,8 +221,11 @@ ClipConfig config_from_json(const std::string& text, const std::string& origin) 
   config.vision = read_vision(vision, origin);
   config.text = read_text(text_tower, origin);
   model.only({"custom_text"}, {false});
-  model.only({"multimodal_cfg", "init_logit_bias"}, {json()});
-  model.ignore({"init_logit_scale", "nonscalar_logit_scale", "output_dict", "preprocess_cfg"});
+  config.init_logit_scale =
+      model.optional_number("init_logit_scale").value_or(config.init_logit_scale);
+  config.init_logit_bias = model.optional_number("init_logit_bias");
+  model.only({"multimodal_cfg"}, {json()});
+  model.ignore({"nonscalar_logit_scale", "output_dict", "preprocess_cfg"});
   model.refuse_others();
   if (whole.contains("preprocess_cfg") && !whole["preprocess_cfg"].is_null())
     config.vision.preprocess = preprocess_from_open_clip(whole["preprocess_cfg"], origin);

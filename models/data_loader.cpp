@@ -136,6 +136,8 @@ std::unique_ptr<DataLoader::Slot> DataLoader::open_slot(int64_t step) const {
   try {
     slot->batch.images.resize(static_cast<size_t>(options_.batch_size * row_size));
     slot->batch.tokens.resize(static_cast<size_t>(options_.batch_size));
+    slot->batch.samples.resize(static_cast<size_t>(options_.batch_size));
+    slot->batch.first_position = (step * options_.ranks + options_.rank) * options_.batch_size;
     slot->rows.resize(static_cast<size_t>(options_.batch_size));
   } catch (const std::exception& error) {
     slot->error = std::make_exception_ptr(
@@ -148,10 +150,9 @@ std::unique_ptr<DataLoader::Slot> DataLoader::open_slot(int64_t step) const {
 
 void DataLoader::make_row(Slot& slot, int64_t row) const {
   const auto place = static_cast<size_t>(row);
-  const int64_t global_row = options_.rank * options_.batch_size + row;
-  const int64_t position = slot.step * options_.batch_size * options_.ranks + global_row;
+  const int64_t position = slot.batch.first_position + row;
   try {
-    Sample sample = find_sample(position, slot.rows[place].broken);
+    Sample sample = find_sample(position, slot.batch.samples[place], slot.rows[place].broken);
     const Image image = fit(std::move(sample.image), position);
     const size_t bytes = slot.batch.images.size() / slot.batch.tokens.size();
     CLIP_CHECK(image.pixels.size() == bytes, "sample for position ", position, " has ",
@@ -163,10 +164,11 @@ void DataLoader::make_row(Slot& slot, int64_t row) const {
   }
 }
 
-Sample DataLoader::find_sample(int64_t position, std::vector<Broken>& broken) const {
+Sample DataLoader::find_sample(int64_t position, int64_t& index,
+                               std::vector<Broken>& broken) const {
   const int64_t size = dataset_->size();
   const int64_t epoch = position / size;
-  int64_t index = position % size;
+  index = position % size;
   if (options_.shuffle) index = shuffled_index(options_.seed, epoch, size, index);
   Random replacement = random_at(options_.seed, "loader/replacement", position);
   for (int64_t attempt = 0; attempt < kMaxAttempts; ++attempt) {

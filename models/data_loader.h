@@ -24,6 +24,8 @@ struct HostBatch {
   std::vector<uint8_t> images;  ///< [N, S, S, 3]
   /// N captions, start- and end-of-text included, no padding.
   std::vector<std::vector<int32_t>> tokens;
+  std::vector<int64_t> samples;  ///< N indices into the data set
+  int64_t first_position = 0;    ///< of row 0 in the endless order: step * G + global row
 };
 
 struct LoaderOptions {
@@ -99,7 +101,7 @@ class DataLoader {
 
   std::unique_ptr<Slot> open_slot(int64_t step) const;
   void make_row(Slot& slot, int64_t row) const;
-  Sample find_sample(int64_t position, std::vector<Broken>& broken) const;
+  Sample find_sample(int64_t position, int64_t& index, std::vector<Broken>& broken) const;
   Image fit(Image image, int64_t position) const;
   HostBatch deliver(std::unique_ptr<Slot> slot);
   void note(const Row& row);

@@ -43,7 +43,8 @@ Start block_start(const std::string& name, bool text, double width, double layer
 Start start_of(const std::string& name, const Shape& shape, const ClipConfig& config) {
   const bool text = !name.starts_with("visual.");
   const double width = static_cast<double>(text ? config.text.width : config.vision.width);
-  if (name == "logit_scale") return constant(std::log(1 / 0.07));
+  if (name == "logit_scale") return constant(config.init_logit_scale);
+  if (name == "logit_bias") return constant(*config.init_logit_bias);
   if (name.find("ln_") != std::string::npos) return constant(ends_with(name, ".weight") ? 1 : 0);
   if (name.find("resblocks.") != std::string::npos) {
     const double layers = static_cast<double>(text ? config.text.layers : config.vision.layers);

@@ -55,18 +55,20 @@ struct Features {
 };
 
 Features encode(const Clip& clip, const Batch& batch) {
-  return {l2_normalize(clip.encode_image(batch.images)),
-          l2_normalize(clip.encode_text(batch.tokens))};
+  return {batch.image_features ? Variable(batch.image_features)
+                               : l2_normalize(clip.encode_image(batch.images, batch.kept_tokens)),
+          batch.text_features ? Variable(batch.text_features)
+                              : l2_normalize(clip.encode_text(batch.tokens))};
 }
 
 /// Rows of all micro-batches, computed without a tape; leaves, so that the loss leaves its gradient
 /// there.
-Features encode_without_tape(const Clip& clip, const std::vector<Batch>& micro_batches) {
+Features encode_without_tape(const ClipModel& model, const std::vector<Batch>& micro_batches) {
   TapePause pause;
   Tensor image, text;
   int64_t done = 0;
   for (const Batch& batch : micro_batches) {
-    const Features part = encode(clip, batch);
+    const Features part = encode(model.clip, batch);
     Backend& backend = part.image.backend();
     const int64_t end = done + part.image.size(0);
     if (done == 0) {
@@ -80,7 +82,13 @@ Features encode_without_tape(const Clip& clip, const std::vector<Batch>& micro_b
     backend.copy(text_rows, part.text.value());
     done = end;
   }
-  return {Variable(image, true), Variable(text, true)};
+  return {Variable(image, !model.locked.image), Variable(text, !model.locked.text)};
+}
+
+Variable loss_of(const Clip& clip, const Features& features, Communicator& comm) {
+  if (clip.config.loss() == LossKind::kSigmoid)
+    return siglip_loss(features.image, features.text, clip.logit_scale, clip.logit_bias, comm);
+  return clip_loss(features.image, features.text, clip.logit_scale, comm);
 }
 
 /// Backward of one micro-batch from the gradients of its rows [begin, end).
@@ -101,9 +109,9 @@ void backward_of_rows(Tape& tape, const Features& part, const Features& all, int
 }  // namespace
 
 Contrast contrast(const Clip& clip, const Batch& batch, Communicator& comm) {
-  const auto [image_features, text_features] = encode(clip, batch);                        // [N, E]
-  const Variable loss = clip_loss(image_features, text_features, clip.logit_scale, comm);  // []
-  return {loss, image_features, text_features};
+  const Features features = encode(clip, batch);        // unit rows [N, E]
+  const Variable loss = loss_of(clip, features, comm);  // []
+  return {loss, features.image, features.text};
 }
 
 Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micro_batches,
@@ -116,19 +124,22 @@ Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micr
     result = contrast(model.clip, micro_batches[0], comm);
     tape.backward(result.loss, ready);
   } else {
-    const Features all = encode_without_tape(model.clip, micro_batches);
+    const Features all = encode_without_tape(model, micro_batches);
     {
       Tape tape;
-      const Variable loss = clip_loss(all.image, all.text, model.clip.logit_scale, comm);
+      const Variable loss = loss_of(model.clip, all, comm);
       result = {loss, all.image, all.text};
       tape.backward(loss, ready);
     }
     int64_t begin = 0;
-    for (const Batch& batch : micro_batches) {
+    for (Batch batch : micro_batches) {
+      const int64_t end = begin + batch.images.size(0);
+      const bool last = end == all.image.size(0);
+      // What has no gradient need not run again.
+      if (model.locked.image) batch.image_features = all.image.value().slice(begin, end);
+      if (model.locked.text) batch.text_features = all.text.value().slice(begin, end);
       Tape tape;
       const Features part = encode(model.clip, batch);
-      const int64_t end = begin + part.image.size(0);
-      const bool last = &batch == &micro_batches.back();
       backward_of_rows(tape, part, all, begin, end, last ? ready : Tape::Ready());
       begin = end;
     }
@@ -153,12 +164,18 @@ double StepMetrics::gradient_norm() const { return std::sqrt(sum_of_squares.item
 
 bool StepMetrics::skipped() const { return !std::isfinite(gradient_norm()); }
 
-double loss_floor(const std::vector<std::vector<int32_t>>& captions) {
+double loss_of_copies(LossKind loss, int64_t copies) {
+  const auto m = static_cast<double>(copies);
+  const bool has_mismatches = loss == LossKind::kSigmoid && copies > 1;
+  return std::log(m) + (has_mismatches ? (m - 1) * std::log(m / (m - 1)) : 0.0);
+}
+
+double loss_floor(const std::vector<std::vector<int32_t>>& captions, LossKind loss) {
   std::map<std::vector<int32_t>, int64_t> copies;
   for (const auto& caption : captions) ++copies[caption];
   double total = 0;
   for (const auto& [caption, count] : copies)
-    total += static_cast<double>(count) * std::log(static_cast<double>(count));
+    total += static_cast<double>(count) * loss_of_copies(loss, count);
   return total / static_cast<double>(captions.size());
 }
 

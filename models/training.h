@@ -11,6 +11,9 @@ namespace clip {
 struct Batch {
   Tensor images;  ///< U8 [N, S, S, 3]
   PackedTokens tokens;
+  Tensor kept_tokens = {};  ///< I32 [N (K + 1)], what patch dropout left; undefined: all
+  /// [N, E], unit rows of a locked tower that are known already; undefined: still to compute.
+  Tensor image_features = {}, text_features = {};
 };
 
 /// The rows of a batch in `parts` micro-batches of equal size.
@@ -36,8 +39,8 @@ struct Contrast {
   Variable text_features;   ///< [N, E], unit rows
 };
 
-/// Figure 3 of the paper: both towers, unit vectors, the symmetric cross-entropy over all ranks'
-/// rows.
+/// Figure 3 of the paper: both towers, unit vectors, the loss over all ranks' rows: the symmetric
+/// cross-entropy, or the sigmoid loss of a model that has a logit_bias.
 Contrast contrast(const Clip& clip, const Batch& batch, Communicator& comm);
 
 /// What a step has to tell. Asking for a number waits for the device; the step itself does not.
@@ -63,9 +66,15 @@ Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micr
 StepMetrics train_step(ClipModel& model, AdamW& optimizer, const std::vector<Batch>& micro_batches,
                        double lr, Communicator& comm);
 
-/// The least loss that a batch allows: the mean over its rows of ln(m), m counting the copies of a
-/// row's caption.
-double loss_floor(const std::vector<std::vector<int32_t>>& captions);
+/// The least loss of a row when it and copies - 1 others cannot be told apart, so that all their
+/// pairs have one logit: ln m of the softmax loss, ln m + (m - 1) ln(m / (m - 1)) of the sigmoid
+/// loss. With m = G, what a model has that knows nothing.
+double loss_of_copies(LossKind loss, int64_t copies);
+
+/// The least loss that a batch allows: the mean over its rows of loss_of_copies(m), m counting the
+/// copies of a row's caption.
+double loss_floor(const std::vector<std::vector<int32_t>>& captions,
+                  LossKind loss = LossKind::kSoftmax);
 
 /// Share of the batch's pictures that are nearest to their own caption, or to a copy of it.
 double in_batch_top1(const Tensor& image_features, const Tensor& text_features,

@@ -118,7 +118,7 @@ std::string save_classifier(const std::string& checkpoint, const Classifier& cla
 }
 
 std::vector<std::vector<Guess>> classify(const Classifier& classifier, const Tensor& features,
-                                         double logit_scale) {
+                                         double logit_scale, std::optional<double> logit_bias) {
   const Tensor similarity = cosines(features, classifier.weights);  // [N, classes]
   const int64_t classes = similarity.size(1);
   const double scale = std::exp(logit_scale);
@@ -126,14 +126,14 @@ std::vector<std::vector<Guess>> classify(const Classifier& classifier, const Ten
   for (int64_t row = 0; row < similarity.size(0); ++row) {
     const float* cosine = similarity.data<float>() + row * classes;
     const double largest = *std::max_element(cosine, cosine + classes);
-    std::vector<Guess> guesses(static_cast<size_t>(classes));
     double total = 0;
-    for (int64_t label = 0; label < classes; ++label) {
-      const double weight = std::exp(scale * (cosine[label] - largest));
-      guesses[static_cast<size_t>(label)] = {label, weight};
-      total += weight;
-    }
-    for (Guess& guess : guesses) guess.probability /= total;
+    for (int64_t label = 0; label < classes; ++label)
+      total += std::exp(scale * (cosine[label] - largest));
+    std::vector<Guess> guesses;
+    for (int64_t label = 0; label < classes; ++label)
+      guesses.push_back({label, logit_bias
+                                    ? 1 / (1 + std::exp(-scale * cosine[label] - *logit_bias))
+                                    : std::exp(scale * (cosine[label] - largest)) / total});
     std::stable_sort(guesses.begin(), guesses.end(),
                      [](const Guess& a, const Guess& b) { return a.probability > b.probability; });
     all.push_back(std::move(guesses));

@@ -36,9 +36,11 @@ struct Guess {
 };
 
 /// softmax(exp(logit_scale) cosine) over the classes, most probable first (ties: lower class
-/// first). features [N, E], rows of unit length; returns N lists of all classes
+/// first). A model of the sigmoid loss answers for each class alone, sigmoid(exp(logit_scale) cosine
+/// + logit_bias): where nothing fits, nothing is probable. features [N, E], rows of unit length;
+/// returns N lists of all classes
 std::vector<std::vector<Guess>> classify(const Classifier& classifier, const Tensor& features,
-                                         double logit_scale);
+                                         double logit_scale, std::optional<double> logit_bias = {});
 
 /// Right answers among those tried.
 struct Proportion {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "engine/check.h"
@@ -136,7 +137,7 @@ TEST(Config, RefusesFieldsThatAskForAnotherModel) {
   const std::vector<std::pair<const char*, json>> cases = {
       {"/model_cfg/custom_text", true},
       {"/model_cfg/multimodal_cfg", json::object()},
-      {"/model_cfg/init_logit_bias", -10},
+      {"/model_cfg/init_logit_bias", "-10"},
       {"/model_cfg/vision_cfg/timm_model_name", "convnext_base"},
       {"/model_cfg/vision_cfg/layers", {3, 4, 6, 3}},
       {"/model_cfg/vision_cfg/attentional_pool", true},
@@ -179,6 +180,19 @@ TEST(Config, RefusesFieldsThatAskForAnotherModel) {
     EXPECT_TRUE(says(message, "some/config.json: ", field, "got " + value.dump()))
         << place << ": " << message;
   }
+}
+
+TEST(Config, KeepsTheSigmoidLossInOpenClipsFields) {
+  EXPECT_EQ(preset("tiny").loss(), LossKind::kSoftmax);
+  EXPECT_FALSE(json::parse(to_json(preset("tiny")))["model_cfg"].contains("init_logit_bias"));
+  const ClipConfig config = with_sigmoid_loss(preset("tiny"), -10);
+  EXPECT_EQ(config.loss(), LossKind::kSigmoid);
+  const json model = json::parse(to_json(config))["model_cfg"];
+  EXPECT_EQ(model["init_logit_bias"], -10);
+  EXPECT_EQ(model["init_logit_scale"], std::log(10.0));
+  const ClipConfig read = config_from_json(to_json(config), "x");
+  EXPECT_EQ(read.init_logit_bias, config.init_logit_bias);
+  EXPECT_EQ(read.init_logit_scale, config.init_logit_scale);
 }
 
 TEST(Config, AcceptsFieldsThatChangeNothing) {

@@ -168,6 +168,39 @@ TEST_F(GpuTokenKernel, ClipLossOverTilesForwardAndBackward) {
   }
 }
 
+TEST_F(GpuTokenKernel, SiglipLossOverTilesForwardAndBackward) {
+  for (const auto& c : {LossCase{1, 1, 1, 0}, LossCase{31, 31, 31, 0}, LossCase{33, 66, 10, 33},
+                        LossCase{5, 1500, 1100, 1097}, LossCase{33, 640, 640, 7}}) {
+    for (const Accumulate to : kBoth) {
+      SCOPED_TRACE(concat(c.rows, " rows, ", c.columns, " columns in tiles of ", c.tile));
+      expect_parity(gpu(), [&](const Draw& draw) {
+        Backend& backend = draw.backend();
+        const Tensor logit_scale = Tensor::from<float>(backend, {}, {2.3f});
+        const Tensor logit_bias = Tensor::from<float>(backend, {}, {-3.0f});
+        const Tensor dloss = Tensor::from<float>(backend, {}, {0.7f});
+        Tensor losses = draw.f32_output({c.rows}, to), row_dots = draw.f32_output({c.rows}, to),
+               row_sums = draw.f32_output({c.rows}, to), none;
+        std::vector<Tensor> results = {losses, row_dots, row_sums};
+        for (int64_t first = 0; first < c.columns; first += c.tile) {
+          const int64_t width = std::min(c.tile, c.columns - first);
+          Tensor tile = draw.f32({c.rows, width}, static_cast<uint64_t>(first), 0.2);
+          Tensor without_sums = tile.clone();
+          const Accumulate later = first == 0 ? to : Accumulate::kYes;
+          backend.siglip_loss_tile_forward(losses, tile, logit_scale, logit_bias, c.first_row,
+                                           first, c.columns, later);
+          backend.siglip_loss_tile_backward(tile, row_dots, row_sums, logit_scale, logit_bias,
+                                            dloss, c.first_row, first, c.columns, later);
+          backend.siglip_loss_tile_backward(without_sums, none, none, logit_scale, logit_bias,
+                                            dloss, c.first_row, first, c.columns, later);
+          results.push_back(tile);
+          results.push_back(without_sums);
+        }
+        return results;
+      });
+    }
+  }
+}
+
 TEST_F(GpuTokenKernel, SumsOverEverything) {
   for (const int64_t count : {1, 33, 640, 16384, 40001}) {
     for (const DType activations : {DType::kF32, DType::kBF16}) {

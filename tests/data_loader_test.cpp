@@ -421,5 +421,23 @@ TEST(DataLoader, RefusesEmptyDataAndOptionsThatMakeNoSense) {
   refuses(9, options);
 }
 
+TEST(DataLoader, TellsWhichSamplesABatchHoldsAndWhereItStandsInTheOrder) {
+  const auto dataset = std::make_shared<FakeDataset>();
+  dataset->broken = {4};
+  LoaderOptions options = options_of(4, 2);
+  options.ranks = 3;
+  options.rank = 1;
+  DataLoader loader(dataset, tokenizer(), options);
+  for (int64_t step = 0; step < 12; ++step) {
+    const HostBatch batch = loader.next();
+    EXPECT_EQ(batch.first_position, step * 12 + 4);
+    ASSERT_EQ(batch.samples.size(), 4u);
+    for (size_t row = 0; row < 4; ++row) {
+      EXPECT_EQ(batch.samples[row], batch.images[row * kSide * kSide * 3]);
+      EXPECT_NE(batch.samples[row], 4);  // the sample that took its place is named
+    }
+  }
+}
+
 }  // namespace
 }  // namespace clip

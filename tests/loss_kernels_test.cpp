@@ -147,6 +147,74 @@ TEST(ClipLossKernel, CarriesANanFromACosineToTheLogSumExp) {
   EXPECT_FALSE(std::isnan(doubles_of(lse)[1]));
 }
 
+double plain_softplus(double x) {
+  return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x));
+}
+
+/// Forward and backward over tiles of a G x G matrix of cosines, logits from -50 to 30.
+template <class T>
+void check_sigmoid_tiles(int64_t tile_columns) {
+  LossCase in(31, 100, 40);
+  in.logit_scale = static_cast<double>(static_cast<float>(std::log(40.0)));
+  const double bias = -10, dloss = 0.75, global_rows = 100;
+  const Tensor scale_tensor = tensor_of<T>({}, {in.logit_scale}),
+               bias_tensor = tensor_of<T>({}, {bias}), dloss_tensor = tensor_of<T>({}, {dloss});
+  // A logit of 50 is off by some roundings of it, and its exponential by as much.
+  const double tolerance = roundings<T>(200);
+  for (const Accumulate to : {Accumulate::kNo, Accumulate::kYes}) {
+    Output losses = output<T>({in.rows}, to), dots = output<T>({in.rows}, to),
+           sums = output<T>({in.rows}, to);
+    Doubles row_losses(static_cast<size_t>(in.rows)), row_dots = row_losses, row_sums = row_losses;
+    in.for_tiles(tile_columns, [&](int64_t begin, int64_t end) {
+      Doubles gradients;
+      for (int64_t row = 0; row < in.rows; ++row)
+        for (int64_t c = begin; c < end; ++c) {
+          const size_t r = static_cast<size_t>(row);
+          const double z = c == in.first_row + row ? 1 : -1, logit = in.logit(row, c) + bias;
+          const double gradient = -dloss * z / (1 + std::exp(z * logit)) / global_rows;
+          row_losses[r] += plain_softplus(-z * logit) / global_rows;
+          row_sums[r] += gradient;
+          row_dots[r] += gradient * in.logit(row, c);
+          gradients.push_back(in.scale() * gradient);
+        }
+      Tensor tile = in.tile<T>(begin, end), without = in.tile<T>(begin, end), none;
+      const Accumulate later = begin == 0 ? to : Accumulate::kYes;
+      cpu_backend().siglip_loss_tile_forward(losses.tensor, tile, scale_tensor, bias_tensor,
+                                             in.first_row, begin, 100, later);
+      cpu_backend().siglip_loss_tile_backward(tile, dots.tensor, sums.tensor, scale_tensor,
+                                              bias_tensor, dloss_tensor, in.first_row, begin, 100,
+                                              later);
+      cpu_backend().siglip_loss_tile_backward(without, none, none, scale_tensor, bias_tensor,
+                                              dloss_tensor, in.first_row, begin, 100, later);
+      expect_near(tile, gradients, tolerance, "gradient");
+      expect_near(without, gradients, tolerance, "gradient without sums");
+    });
+    losses.expect(row_losses, tolerance, "row_losses");
+    dots.expect(row_dots, tolerance, "row_dots");
+    sums.expect(row_sums, tolerance, "row_sums");
+  }
+}
+
+TEST(SiglipLossKernel, TurnsTilesOfAnyWidthIntoLossesAndGradients) {
+  for (const int64_t tile_columns : {1, 7, 33, 100, 4096}) {
+    SCOPED_TRACE(tile_columns);
+    check_sigmoid_tiles<float>(tile_columns);
+    check_sigmoid_tiles<double>(tile_columns);
+  }
+}
+
+TEST(SiglipLossKernel, StaysFiniteWhereTheExponentialsDoNotAndCarriesANan) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  Tensor losses = output<float>({3}).tensor;
+  cpu_backend().siglip_loss_tile_forward(losses, tensor_of<float>({3, 2}, {1, -1, 1, -1, nan, 0}),
+                                         tensor_of<float>({}, {8.0}), tensor_of<float>({}, {0.0}),
+                                         0, 0, 1, Accumulate::kNo);
+  const double scale = std::exp(8.0);  // e^2981 does not fit
+  // Row 0's pair is column 0 and fits; row 1's is column 1, and both its columns are wrong.
+  expect_near(losses.slice(0, 2), {0, 2 * scale}, roundings<float>(4), "losses");
+  EXPECT_TRUE(std::isnan(doubles_of(losses)[2]));
+}
+
 TEST(ReduceKernels, SumAndSumOfSquaresMatchPlainLoops) {
   for (const int64_t count : {1, 33, 16384, 16385, 70000}) {
     const Doubles x = random_values(count, 1);

@@ -75,6 +75,11 @@ Variable loss_of_unit_vectors(const Inputs& in, int64_t tile_columns) {
   return clip_loss(l2_normalize(in[0]), l2_normalize(in[1]), in[2], *comm, tile_columns);
 }
 
+Variable sigmoid_loss_of_unit_vectors(const Inputs& in, int64_t tile_columns) {
+  const auto comm = make_single_communicator();
+  return siglip_loss(l2_normalize(in[0]), l2_normalize(in[1]), in[2], in[3], *comm, tile_columns);
+}
+
 Outputs both(const ResidualNorm& result) { return {result.sum, result.normed}; }
 
 double product_flop(const Shapes& shapes) {  // x [R, K], weight [M, K] or [K, M]
@@ -151,6 +156,13 @@ std::vector<OpCase> make_op_cases() {
        [](auto& in) { return Outputs{loss_of_unit_vectors(in, 10)}; }},
       {"clip_loss_of_one_pair", {{1, 7}, {1, 7}, {}}, {},
        [](auto& in) { return Outputs{loss_of_unit_vectors(in, 4096)}; }},
+      {"siglip_loss", {{31, 7}, {31, 7}, {}, {}}, {{1024, 512}, {1024, 512}, {}, {}},
+       [](auto& in) { return Outputs{sigmoid_loss_of_unit_vectors(in, 4096)}; },
+       [](const Shapes& s) { return 10.0 * static_cast<double>(s[0][0] * s[0].numel()); }},
+      {"siglip_loss_in_tiles", {{33, 7}, {33, 7}, {}, {}}, {},
+       [](auto& in) { return Outputs{sigmoid_loss_of_unit_vectors(in, 10)}; }},
+      {"siglip_loss_of_one_pair", {{1, 7}, {1, 7}, {}, {}}, {},
+       [](auto& in) { return Outputs{sigmoid_loss_of_unit_vectors(in, 4096)}; }},
       {"recompute", {{31, 7}, {7}, {33, 7}}, {},
        [](auto& in) {
          return recompute([](const Inputs& x) { return Outputs{linear(bias_gelu(x[0], x[1], Gelu::kQuick), x[2])}; }, in);

@@ -49,6 +49,29 @@ TEST(Exponential, KeepsItsRangeAtBothEnds) {
   EXPECT_EQ(exponential(kInfinity), kInfinity);
 }
 
+TEST(LogOnePlus, IsWithinTwoUlpOfTheTrueValue) {
+  const auto f = [](float x) { return log_one_plus(x); };
+  const auto truth = [](double x) { return std::log1p(x); };
+  EXPECT_LE(largest_error(0.0f, 1.0f, f, truth), 2.0);
+  EXPECT_LE(largest_error(1e-30f, 1e-6f, f, truth), 2.0);
+}
+
+TEST(Softplus, IsWithinFourUlpOfTheTrueValue) {
+  const auto f = [](float x) { return softplus(x); };
+  const auto truth = [](double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); };
+  // Two of the exponential, two of the logarithm.
+  EXPECT_LE(largest_error(-80.0f, 80.0f, f, truth), 4.0);
+  EXPECT_LE(largest_error(-1.0f, 1.0f, f, truth), 4.0);
+}
+
+TEST(Softplus, KeepsItsRangeAtBothEndsAndANan) {
+  EXPECT_EQ(softplus(-kInfinity), 0.0f);
+  EXPECT_EQ(softplus(-1e30f), 0.0f);
+  EXPECT_EQ(softplus(1e30f), 1e30f);
+  EXPECT_EQ(softplus(kInfinity), kInfinity);
+  EXPECT_TRUE(std::isnan(softplus(kNan)));
+}
+
 TEST(ErrorFunction, IsWithinThreeUlpOfTheTrueValue) {
   const auto f = [](float x) { return error_function(x); };
   const auto truth = [](double x) { return std::erf(x); };

@@ -1,6 +1,8 @@
 // The ranks of a run as threads of one process, so that a test can compare them.
 #pragma once
 
+#include <omp.h>
+
 #include <barrier>
 #include <exception>
 #include <thread>
@@ -50,6 +52,7 @@ auto on_ranks(int64_t count, const Body& body) {
   std::vector<std::jthread> threads;
   for (int64_t rank = 0; rank < count; ++rank)
     threads.emplace_back([&, rank] {
+      omp_set_num_threads(1);  // of this rank: waiting teams would take each other's processors
       ThreadCommunicator communicator(ranks, rank);
       try {
         results[static_cast<size_t>(rank)] = body(communicator);

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "engine/random.h"
+#include "models/patch_dropout.h"
 #include "models/training.h"
 #include "tests/thread_ranks.h"
 #include "tests/tiny_clip.h"
@@ -38,13 +39,27 @@ std::vector<Batch> batch_of_rank(const Communicator& comm, int64_t step, int64_t
   return rows_of_batch(step, comm.rank() * rows, (comm.rank() + 1) * rows, parts);
 }
 
-std::vector<double> gradients(const Split& split, int64_t pairs, Activations activations) {
+/// What a gradient is of, and how it is computed.
+struct Way {
+  LossKind loss = LossKind::kSoftmax;
+  double patch_dropout = 0;
+  Activations activations = Activations::kKept;
+  LockedTowers locked = {};
+};
+
+std::vector<double> gradients(const Split& split, int64_t pairs, const Way& way) {
   return on_ranks(split.ranks, [&](Communicator& comm) {
-    ClipModel model(tiny_config(), cpu_backend(), DType::kF64);
-    model.clip.towers.activations = activations;
+    const ClipConfig config =
+        way.loss == LossKind::kSigmoid ? with_sigmoid_loss(tiny_config(), -2) : tiny_config();
+    ClipModel model(config, cpu_backend(), DType::kF64, way.locked);
+    model.clip.towers.activations = way.activations;
     randomize(model.parameters);
     model.parameters.allocate_training_state();
-    contrast_and_gradients(model, batch_of_rank(comm, 0, pairs, split.micro_batches), comm);
+    auto micro_batches = batch_of_rank(comm, 0, pairs, split.micro_batches);
+    if (way.patch_dropout > 0)
+      drop_patches(micro_batches, config.vision.patches(), way.patch_dropout, 7,
+                   comm.rank() * pairs / comm.size());
+    contrast_and_gradients(model, micro_batches, comm);
     return to_doubles(model.parameters.gradients());
   })[0];
 }
@@ -63,10 +78,30 @@ class EverySplit : public testing::TestWithParam<Split> {};
 
 TEST_P(EverySplit, GivesTheGradientsOfOneProcess) {
   const int64_t pairs = 2 * GetParam().ranks * GetParam().micro_batches;
-  const auto expected = gradients({1, 1}, pairs, Activations::kKept);
-  for (const Activations activations : {Activations::kKept, Activations::kRecomputed})
-    // The sums over rows are cut in other places: some roundings of 1e-16 each.
-    expect_relative(gradients(GetParam(), pairs, activations), expected, 1e-12);
+  for (const LossKind loss : {LossKind::kSoftmax, LossKind::kSigmoid})
+    for (const double patch_dropout : {0.0, 0.4}) {
+      Way way{.loss = loss, .patch_dropout = patch_dropout};
+      const auto expected = gradients({1, 1}, pairs, way);
+      for (const Activations activations : {Activations::kKept, Activations::kRecomputed}) {
+        way.activations = activations;
+        // The sums over rows are cut in other places: some roundings of 1e-16 each.
+        expect_relative(gradients(GetParam(), pairs, way), expected, 1e-12);
+      }
+    }
+}
+
+TEST(LockedTowers, LeaveTheGradientsOfTheOtherTowerAsTheyAreAtAnySplit) {
+  // Parameters lie in the flat buffer last to first: the scale, the text tower, the image tower.
+  const auto all = gradients({1, 1}, 12, {});
+  for (const Split split : {Split{1, 1}, Split{1, 3}, Split{2, 1}, Split{3, 2}}) {
+    const auto text = gradients(split, 12, {.locked = {.image = true}});
+    ASSERT_LT(text.size(), all.size());
+    expect_relative(text, {all.begin(), all.begin() + static_cast<std::ptrdiff_t>(text.size())},
+                    1e-12);
+    const auto scale = gradients(split, 12, {.locked = {.image = true, .text = true}});
+    ASSERT_EQ(scale.size(), static_cast<size_t>(kParameterBlock));
+    expect_relative(scale, {all.begin(), all.begin() + kParameterBlock}, 1e-12);
+  }
 }
 
 std::vector<double> losses_of_twenty_steps(const Split& split) {
@@ -109,8 +144,8 @@ std::string split_name(const testing::TestParamInfo<Split>& info) {
 INSTANTIATE_TEST_SUITE_P(Grid, EverySplit, testing::ValuesIn(grid()), split_name);
 
 TEST(RecomputedActivations, GiveTheSameBits) {
-  EXPECT_EQ(gradients({1, 1}, 6, Activations::kKept),
-            gradients({1, 1}, 6, Activations::kRecomputed));
+  EXPECT_EQ(gradients({1, 1}, 6, {}),
+            gradients({1, 1}, 6, {.activations = Activations::kRecomputed}));
 }
 
 TEST(ToDevice, RefusesMicroBatchesOfUnequalSize) { EXPECT_THROW(rows_of_batch(0, 0, 5, 2), Error); }

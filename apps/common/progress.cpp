@@ -46,9 +46,10 @@ std::string line_of(const std::string& what, const Proportion& p) {
 
 }  // namespace
 
-Progress::Progress(const RunFolder& run, const TrainOptions& options, int64_t first_step,
-                   int64_t last_step)
+Progress::Progress(const RunFolder& run, const TrainOptions& options, LossKind loss,
+                   int64_t first_step, int64_t last_step)
     : run_(run),
+      loss_(loss),
       first_step_(first_step),
       last_step_(last_step),
       log_every_(options.log_every),
@@ -73,8 +74,8 @@ void Progress::step(int64_t step, double lr, const StepMetrics& metrics, const H
                       static_cast<double>(last_step_ - step);
   last_told_ = now;
   last_told_step_ = step;
-  const double floor = loss_floor(batch.tokens);
-  const double chance_loss = std::log(static_cast<double>(batch.tokens.size()));
+  const double floor = loss_floor(batch.tokens, loss_);
+  const double chance_loss = loss_of_copies(loss_, static_cast<int64_t>(batch.tokens.size()));
   const double top1 = in_batch_top1(metrics.image_features, metrics.text_features, batch.tokens);
   run_.log({{"step", step},
             {"loss", loss},
@@ -88,10 +89,11 @@ void Progress::step(int64_t step, double lr, const StepMetrics& metrics, const H
             {"pairs_per_s", rate}});
   skipped_ = skipped;
   const std::string line = formatted(
-      "step %5lld/%lld  loss %.3f (floor %.3f, ln G %.3f)  scale %5.1f  top-1 %5.1f %%  %5.0f "
+      "step %5lld/%lld  loss %.3f (floor %.3f, %s %.3f)  scale %5.1f  top-1 %5.1f %%  %5.0f "
       "pairs/s  %s left",
-      static_cast<long long>(step), static_cast<long long>(last_step_), loss, floor, chance_loss,
-      std::exp(logit_scale), 100 * top1, rate, clock_text(left).c_str());
+      static_cast<long long>(step), static_cast<long long>(last_step_), loss, floor,
+      loss_ == LossKind::kSoftmax ? "ln G" : "chance", chance_loss, std::exp(logit_scale),
+      100 * top1, rate, clock_text(left).c_str());
   std::cout << (terminal_ ? "\r\033[K" : "") << line
             << (terminal_ && step != last_step_ ? "" : "\n") << std::flush;
 }

@@ -60,6 +60,14 @@ po::options_description option_list(const Recipe& recipe) {
     ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once")
     ("grad-checkpointing", po::bool_switch(), "keep a block's input alone and compute the rest again in backward")
     ("precision", text("fp32"), "fp32, or bf16: weights kept in F32, towers computed in BF16")
+    ("siglip", po::bool_switch(), "train a new model with the pairwise sigmoid loss instead of CLIP's softmax loss; a "
+                                  "checkpoint keeps its own")
+    ("siglip-bias-init", real(-10), "logit bias that --siglip starts from")
+    ("patch-dropout", real(0), "share of each picture's patches that training leaves out at random (FLIP)")
+    ("lock-image", po::bool_switch(), "leave the image tower as --pretrained has it (LiT); with --augment none each "
+                                      "picture passes it once")
+    ("lock-text", po::bool_switch(), "leave the text tower as --pretrained has it; each caption passes it once")
+    ("feature-cache", text(), "folder of what locked towers computed; empty: features/ in the run's folder")
     ("steps", number(recipe.steps), "steps; -1: by --epochs; 0: write the initial checkpoint")
     ("epochs", number(32), "passes over the data, where --steps is -1")
     ("lr", real(recipe.lr), "largest learning rate")
@@ -193,6 +201,20 @@ void resolve_resume(const std::string& resume, TrainOptions& options) {
 
 }  // namespace
 
+namespace {
+
+void check_locks(const TrainOptions& options) {
+  const bool fresh = options.pretrained.empty() && options.resume_checkpoint.empty();
+  if (options.locked.image && options.patch_dropout > 0)
+    throw UsageError(concat("--patch-dropout must be 0 with --lock-image, got ",
+                            options.patch_dropout, ": a locked tower sees whole pictures"));
+  if (fresh && (options.locked.image || options.locked.text))
+    throw UsageError(concat(options.locked.image ? "--lock-image" : "--lock-text",
+                            " needs --pretrained: a tower of random weights would stay random"));
+}
+
+}  // namespace
+
 TrainOptions parse_train_options(int argc, const char* const* argv) {
   // Which recipe holds, and which files add options, is known after a first look.
   auto first_look = parse_options(argc, argv, option_list(kEmoji), usage());
@@ -231,6 +253,12 @@ TrainOptions parse_train_options(int argc, const char* const* argv) {
   options.font = text("font");
   options.shuffle = !values["no-shuffle"].as<bool>();
   options.augment = one_of(values, "augment", "crop", "none") == "crop";
+  options.siglip = values["siglip"].as<bool>();
+  options.siglip_bias_init = within(values, "siglip-bias-init", -1000, 1000);
+  options.patch_dropout = within(values, "patch-dropout", 0, 0.999999);
+  options.locked = {values["lock-image"].as<bool>(), values["lock-text"].as<bool>()};
+  options.feature_cache = text("feature-cache");
+  check_locks(options);
   options.workers = at_least(values, "workers", 0, 1024);
   options.batch_size = at_least(values, "batch-size", 1);
   options.accum_freq = at_least(values, "accum-freq", 1, 1 << 20);

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "autograd/optimizer.h"
-#include "models/transformer.h"
+#include "models/clip.h"
 
 namespace clip {
 
@@ -23,6 +23,11 @@ struct TrainOptions {
   std::string font;
   bool shuffle = true;
   bool augment = true;
+  double patch_dropout = 0;  ///< share of a picture's patches left out in training
+  bool siglip = false;       ///< a new model gets the sigmoid loss
+  double siglip_bias_init = 0;
+  LockedTowers locked;
+  std::string feature_cache;  ///< folder of locked towers' features; empty: in the run's
   int64_t workers = 0;
 
   int64_t batch_size = 0;  ///< pairs of a rank's micro-batch

@@ -18,9 +18,13 @@ ModelSource choose_model(const TrainOptions& options) {
   if (!source.checkpoint.empty()) {
     source.config = load_config(source.checkpoint);
     source.tokenizer = std::make_shared<Tokenizer>(load_tokenizer(source.checkpoint));
+    if (options.siglip && source.config.loss() != LossKind::kSigmoid)
+      throw UsageError(concat("--siglip: ", source.checkpoint,
+                              " was trained with the softmax loss: it has no logit_bias"));
     return source;
   }
   source.config = named_config(options.model);
+  if (options.siglip) source.config = with_sigmoid_loss(source.config, options.siglip_bias_init);
   if (!options.tokenizer.empty() || !options.bpe.empty()) {
     source.tokenizer = std::make_shared<Tokenizer>(
         options.bpe.empty() ? Tokenizer::load(options.tokenizer) : clip_tokenizer(options.bpe));

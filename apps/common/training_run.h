@@ -36,7 +36,7 @@ void complete_vocabulary(ModelSource& source, const Dataset& pairs);
 /// Prints and logs how training goes: one line that is renewed on a terminal, plain lines elsewhere.
 class Progress {
  public:
-  Progress(const RunFolder& run, const TrainOptions& options, int64_t first_step,
+  Progress(const RunFolder& run, const TrainOptions& options, LossKind loss, int64_t first_step,
            int64_t last_step);
 
   /// Called after each step; tells about every log_every-th, the first and the last of the run,
@@ -48,6 +48,7 @@ class Progress {
 
  private:
   const RunFolder& run_;
+  LossKind loss_;
   int64_t first_step_, last_step_, log_every_, batch_size_;
   bool terminal_;
   std::chrono::steady_clock::time_point start_, last_told_;
