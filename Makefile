@@ -15,6 +15,7 @@ CXX := g++
 OPTIMIZE := -O3
 SANITIZE :=#     address,undefined or thread: a build of its own beside the normal one
 CUDA :=#         no: leave the GPU out, although there is nvcc
+MPI :=#          no: leave MPI out, although there is mpicxx
 CUDA_ARCHS := 80 90# compute capabilities to compile for; of the last one PTX too
 SIM :=#          1: with the simulated GPU; address or thread: its kernels watched by that sanitizer
 SIM_KINDS := 1#  kinds of simulated GPU that make test runs; all: SIM_KINDS='1 address thread'
@@ -55,11 +56,23 @@ $(error SIM must be 1, address or thread, got $(SIM))
 endif
 endif
 
-ENGINE_SOURCES := $(wildcard engine/*.cpp engine/cpu/*.cpp)
+# MPI, where its compiler wrapper (Open MPI's or MPICH's way of asking) tells how to use it. One of
+# two files defines make_communicator, the seam of the ranks. Its headers' C++ classes are left out.
+mpicxx := $(if $(filter no,$(MPI)),,$(shell command -v mpicxx))
+mpi_seam := engine/mpi_communicator.cpp engine/no_mpi.cpp
+mpi_source := $(if $(mpicxx),$(firstword $(mpi_seam)),$(lastword $(mpi_seam)))
+ifneq ($(mpicxx),)
+mpi_words := $(shell $(mpicxx) --showme:compile 2>/dev/null || $(mpicxx) -compile_info 2>/dev/null) \
+  $(shell $(mpicxx) --showme:link 2>/dev/null || $(mpicxx) -link_info 2>/dev/null)
+MPI_CPPFLAGS := $(patsubst -I%,-isystem%,$(filter -I%,$(mpi_words))) -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX
+MPI_LIBS := $(filter -L% -l% -Wl%,$(mpi_words))
+endif
+
+ENGINE_SOURCES := $(filter-out $(mpi_seam),$(wildcard engine/*.cpp engine/cpu/*.cpp))
 KERNEL_SOURCES := $(wildcard cuda/*.cu)
 # Of two ways to switch stacks, the one for this processor.
 CUDASIM_SOURCES := $(filter-out tests/cudasim/fiber_$(if $(filter x86_64%,$(machine)),ucontext,x86_64).cpp,$(wildcard tests/cudasim/*.cpp))
-CLIP_SOURCES := $(wildcard autograd/*.cpp models/*.cpp) \
+CLIP_SOURCES := $(wildcard autograd/*.cpp models/*.cpp) $(mpi_source) \
   $(if $(filter none,$(gpu)),cuda/no_cuda.cpp) $(if $(filter real,$(gpu)),cuda/load_library.cpp)
 APP_SOURCES := $(wildcard apps/*.cpp)
 APP_SUPPORT_SOURCES := $(wildcard apps/common/*.cpp)
@@ -67,7 +80,8 @@ APP_SUPPORT_SOURCES := $(wildcard apps/common/*.cpp)
 GPU_TEST_SOURCES := $(wildcard tests/cuda_*_test.cpp)
 SIM_TEST_SOURCES := $(wildcard tests/cudasim_*_test.cpp)
 CUDASIM_TEST_SOURCES := $(wildcard tests/cudasim/*_test.cu)
-CPU_TEST_SOURCES := $(filter-out $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES),$(wildcard tests/*_test.cpp))
+MPI_TEST_SOURCES := $(wildcard tests/mpi_*_test.cpp)
+CPU_TEST_SOURCES := $(filter-out $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES) $(if $(mpicxx),,$(MPI_TEST_SOURCES)),$(wildcard tests/*_test.cpp))
 TEST_SOURCES := $(CPU_TEST_SOURCES) $(if $(SIM),$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES))
 BENCH_SOURCES := $(wildcard tests/*_bench.cpp)
 TEST_SUPPORT_SOURCES := $(filter-out %_test.cpp $(BENCH_SOURCES),$(wildcard tests/*.cpp))
@@ -109,7 +123,7 @@ compile_kernel = $(nvcc) -std=c++20 -O3 -ccbin $(CXX) $(architectures) --expt-re
 
 ENGINE_LIBS := -ldnnl
 CUDA_LIBS = -L$(cuda_home)/lib64 -lcublasLt -lcudart_static -ldl -lrt -lpthread -Wl,-rpath,$(cuda_home)/lib64
-CLIP_LIBS := -lboost_program_options -larchive -lstb -lfreetype -licuuc
+CLIP_LIBS := -lboost_program_options -larchive -lstb -lfreetype -licuuc $(MPI_LIBS)
 TEST_LIBS := -lgtest_main -lgtest -lpthread# gtest_main serves only programs without a main()
 
 # ---- Files that are made ------------------------------------------------------------------------
@@ -161,6 +175,8 @@ $(B)/obj/clip/%.o: %.cpp $(B)/flags | $(B)/found
 	$(call say,CXX,$<)
 	@mkdir -p $(@D)
 	$(Q)$(compile) $(baseline) -I. -MMD -MP -c -o $@ $<
+
+$(B)/obj/clip/engine/mpi_communicator.o: private CPPFLAGS += $(MPI_CPPFLAGS)
 
 # An absolute -I, so that __FILE__ of reference_path.h is right wherever a test is started.
 $(B)/obj/test/%.o: %.cpp $(B)/flags | $(B)/found
@@ -265,7 +281,7 @@ $(call has_header,gtest/gtest.h) && row GoogleTest found || row GoogleTest 'not 
 fc-list 2>/dev/null | grep -q NotoColorEmoji || [[ -e /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf ]] \
   && row 'Noto Color Emoji' found || row 'Noto Color Emoji' 'not found: the default data are drawn shapes'; \
 row kernels '$(if $(wide),x86-64-v3 and x86-64-v4 (AVX-512)$(comma) chosen when a program starts,one set)'; \
-command -v mpicxx >/dev/null && row MPI 'found, not used yet: one process' || row MPI 'not found: one process'; \
+row MPI '$(or $(mpicxx),$(if $(filter no,$(MPI)),left out (MPI=no),not found)$(comma) so programs run as one process)'; \
 row nvcc '$(or $(nvcc),$(if $(filter no,$(CUDA)),left out (CUDA=no),not found)$(comma) so neither GPU nor its simulator)'; \
 $(call has_header,nccl.h) && row NCCL 'found, not used yet' || row NCCL 'not found'; \
 [[ -z $$missing ]] || { echo "make:$$missing not found; make deps installs what is missing" >&2; exit 1; }
@@ -336,7 +352,7 @@ format-check:
 
 tidy:
 	@printf '%s\n' $(ENGINE_SOURCES) $(CLIP_SOURCES) $(APP_SOURCES) $(APP_SUPPORT_SOURCES) | xargs -P $$(nproc) -n 1 sh -c \
-	  'echo "  TIDY  $$0"; clang-tidy --quiet "$$0" -- -std=c++20 -I. $(CPPFLAGS) $(baseline) -fopenmp 2>/dev/null'
+	  'echo "  TIDY  $$0"; clang-tidy --quiet "$$0" -- -std=c++20 -I. $(CPPFLAGS) $(MPI_CPPFLAGS) $(baseline) -fopenmp 2>/dev/null'
 
 clean:
 	rm -rf build
@@ -344,7 +360,7 @@ clean:
 
 # ---- Packages -----------------------------------------------------------------------------------
 PACKAGES := g++ make pkg-config libdnnl-dev libboost-program-options-dev libstb-dev nlohmann-json3-dev \
-  libarchive-dev libicu-dev libfreetype-dev fonts-noto-color-emoji libgtest-dev clang-format clang-tidy
+  libarchive-dev libicu-dev libfreetype-dev fonts-noto-color-emoji libopenmpi-dev openmpi-bin libgtest-dev clang-format clang-tidy
 deps:
 	@if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then \
 	  echo 'make deps knows Debian only. Install what your system calls these: $(PACKAGES)'; exit 0; \
@@ -374,7 +390,8 @@ help:
 	  '' \
 	  'SANITIZE=address,undefined or SANITIZE=thread: a build in build/<that>/ with its own tests' \
 	  'OPTIMIZE=-O1, CXXFLAGS=..., CXX=..., V=1 (whole commands): any change of flags rebuilds' \
-	  'CUDA=no: without GPU kernels; CUDA_ARCHS="80 90": which GPUs they are compiled for' \
+	  'MPI=no: without MPI, so programs run as one process' \
+  'CUDA=no: without GPU kernels; CUDA_ARCHS="80 90": which GPUs they are compiled for' \
 	  'SIM=1: programs and tests with a simulated GPU, in build/sim/; SIM=address, SIM=thread: its' \
 	  "  kernels watched by a sanitizer. make test runs SIM=1; all three: SIM_KINDS='1 address thread'" \
 	  '' \

@@ -38,4 +38,26 @@ std::string script_path(const std::string& name) {
   return quoted(std::filesystem::path(reference_path("")).parent_path().parent_path() / name);
 }
 
+std::vector<std::string> mpirun(int64_t ranks) {
+  if (run_command("command -v mpirun").status != 0) return {};
+  return {"env",
+          "OMPI_ALLOW_RUN_AS_ROOT=1",
+          "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
+          "OMPI_MCA_rmaps_base_oversubscribe=1",
+          "OMPI_MCA_hwloc_base_binding_policy=none",
+          "OMPI_MCA_mpi_yield_when_idle=1",
+          "OMPI_MCA_pml=ob1",
+          "OMPI_MCA_btl=self,vader",
+          "OMPI_MCA_plm=isolated",
+          "mpirun",
+          "-np",
+          std::to_string(ranks)};
+}
+
+std::string mpirun_line(int64_t ranks) {
+  std::string line;
+  for (const std::string& word : mpirun(ranks)) line += word + ' ';
+  return line;
+}
+
 }  // namespace clip
