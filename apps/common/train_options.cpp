@@ -54,7 +54,7 @@ po::options_description option_list(const Recipe& recipe) {
     ("model", text(recipe.model), "model by name, or an open_clip configuration file (.json)")
     ("pretrained", text(), "checkpoint folder to start from; model and tokenizer are its own")
     ("tokenizer", text(), "tokenizer.json or merges file; empty: a vocabulary is learned from the captions")
-    ("batch-size", number(recipe.batch_size), "pairs of a step; with --accum-freq of a micro-batch")
+    ("batch-size", number(recipe.batch_size), "pairs of a step; with --accum-freq of a micro-batch, under mpirun of each rank")
     ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once")
     ("grad-checkpointing", po::bool_switch(), "keep a block's input alone and compute the rest again in backward")
     ("precision", text("fp32"), "fp32, or bf16: weights kept in F32, towers computed in BF16")
