@@ -122,8 +122,7 @@ class Mpirun : public testing::TestWithParam<int64_t> {};
 
 TEST_P(Mpirun, JoinsRanks) {
   if (mpirun(1).empty()) GTEST_SKIP() << "no mpirun";
-  const CommandResult result = run_command(
-      concat(mpirun_line(GetParam()), "/proc/", ::getpid(), "/exe --gtest_filter='*OnRanks*'"));
+  const CommandResult result = run_tests_on_ranks(GetParam(), "*OnRanks*");
   EXPECT_EQ(result.status, 0) << result.output;
   EXPECT_NE(result.output.find("[  PASSED  ]"), std::string::npos) << result.output;
 }

@@ -28,4 +28,7 @@ std::vector<std::string> mpirun(int64_t ranks);
 /// The same for the shell.
 std::string mpirun_line(int64_t ranks);
 
+/// Runs tests of the calling program, disabled ones too, on ranks that mpirun starts.
+CommandResult run_tests_on_ranks(int64_t ranks, const std::string& filter);
+
 }  // namespace clip
