@@ -58,7 +58,8 @@ endif
 
 # MPI, where its compiler wrapper (Open MPI's or MPICH's way of asking) tells how to use it. One of
 # two files defines make_communicator, the seam of the ranks. Its headers' C++ classes are left out.
-mpicxx := $(if $(filter no,$(MPI)),,$(shell command -v mpicxx))
+# Sanitizers would report what Open MPI leaks.
+mpicxx := $(if $(filter no,$(MPI))$(SANITIZE),,$(shell command -v mpicxx))
 mpi_seam := engine/mpi_communicator.cpp engine/no_mpi.cpp
 mpi_source := $(if $(mpicxx),$(firstword $(mpi_seam)),$(lastword $(mpi_seam)))
 ifneq ($(mpicxx),)
@@ -281,7 +282,7 @@ $(call has_header,gtest/gtest.h) && row GoogleTest found || row GoogleTest 'not 
 fc-list 2>/dev/null | grep -q NotoColorEmoji || [[ -e /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf ]] \
   && row 'Noto Color Emoji' found || row 'Noto Color Emoji' 'not found: the default data are drawn shapes'; \
 row kernels '$(if $(wide),x86-64-v3 and x86-64-v4 (AVX-512)$(comma) chosen when a program starts,one set)'; \
-row MPI '$(or $(mpicxx),$(if $(filter no,$(MPI)),left out (MPI=no),not found)$(comma) so programs run as one process)'; \
+row MPI '$(or $(mpicxx),$(if $(filter no,$(MPI))$(SANITIZE),left out,not found)$(comma) so programs run as one process)'; \
 row nvcc '$(or $(nvcc),$(if $(filter no,$(CUDA)),left out (CUDA=no),not found)$(comma) so neither GPU nor its simulator)'; \
 $(call has_header,nccl.h) && row NCCL 'found, not used yet' || row NCCL 'not found'; \
 [[ -z $$missing ]] || { echo "make:$$missing not found; make deps installs what is missing" >&2; exit 1; }

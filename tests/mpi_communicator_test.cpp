@@ -61,7 +61,8 @@ TYPED_TEST(OnRanks, SumHasTheSameBitsOnAllRanksAndEveryTime) {
       ranks().wait();
       const auto values = sum.template to_vector<TypeParam>();
       if (time == 0) first = values;
-      EXPECT_EQ(std::memcmp(values.data(), first.data(), values.size() * sizeof(TypeParam)), 0);
+      EXPECT_TRUE(count == 0 ||
+                  std::memcmp(values.data(), first.data(), values.size() * sizeof(TypeParam)) == 0);
 
       Tensor all = Tensor::empty(cpu_backend(), {count * ranks().size()}, sum.dtype());
       ranks().all_gather(all, sum);

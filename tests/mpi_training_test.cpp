@@ -5,6 +5,8 @@
 #include <chrono>
 
 #include "autograd/gradient_reducer.h"
+#include "models/evaluation.h"
+#include "tests/app_samples.h"
 #include "tests/run_command.h"
 #include "tests/whole_batch.h"
 
@@ -26,6 +28,69 @@ TEST(OnRanks, EveryNumberOfMicroBatchesGivesTheGradientsOfOneProcess) {
       expect_relative(gradients_on_rank(ranks(), pairs, micro_batches, activations), expected,
                       1e-12);
   }
+}
+
+/// Noise with captions of two words; every 70th picture cannot be read.
+class NoisePairs final : public Dataset {
+ public:
+  int64_t size() const override { return 300; }
+  Sample get(int64_t index, int64_t) const override {
+    if (index % 70 == 69) throw BrokenSample("no picture");
+    return {noise_picture(24, 24, static_cast<uint64_t>(index)), caption(index)};
+  }
+  std::vector<std::string> captions() const override { return {caption(1), caption(2)}; }
+  std::string describe() const override { return "noise"; }
+
+  static std::string caption(int64_t index) {
+    return concat(index % 17, index % 2 == 0 ? " lions " : " cats ", index);
+  }
+};
+
+TEST(OnRanks, EvaluationGivesTheBitsOfOneProcess) {
+  const NoisePairs pairs;
+  const Tokenizer tokenizer = Tokenizer::learn(pairs.captions(), 520);
+  ClipConfig config = tiny_config();
+  config.text.vocab_size = tokenizer.vocab_size();
+  ClipModel model(config, cpu_backend());
+  randomize(model.parameters);
+  const auto picture = [](int64_t i) { return noise_picture(24, 24, static_cast<uint64_t>(i)); };
+  EXPECT_EQ(image_features(model.clip, 300, picture, &ranks()).to_vector<float>(),
+            image_features(model.clip, 300, picture).to_vector<float>());
+
+  const Retrieval shared = evaluate_retrieval(model.clip, tokenizer, pairs, &ranks());
+  const Retrieval alone = evaluate_retrieval(model.clip, tokenizer, pairs);
+  EXPECT_EQ(alone.text_of_image.tried, 296);
+  EXPECT_EQ(shared.text_of_image.tried, 296);
+  EXPECT_EQ(shared.text_of_image.correct, alone.text_of_image.correct);
+  EXPECT_EQ(shared.image_of_text.correct, alone.image_of_text.correct);
+}
+
+TEST(OnRanks, FloorAndTop1AreThoseOfTheGlobalBatch) {
+  const auto alone = make_single_communicator();
+  // Pairs i and i + 4 share a caption; of the pictures every third is another one's.
+  const int64_t rows = 4, all_rows = rows * ranks().size();
+  Captions all;
+  std::vector<float> images, texts;
+  for (int64_t i = 0; i < all_rows; ++i) {
+    all.push_back(std::vector<int32_t>(static_cast<size_t>(1 + i % 4), 7));
+    for (int64_t e = 0; e < 4; ++e) {
+      texts.push_back(e == i % 4 ? 1.0f : 0.0f);
+      images.push_back(e == (i + (i % 3 == 0 ? 1 : 0)) % 4 ? 1.0f : 0.0f);
+    }
+  }
+  const auto features = [&](const std::vector<float>& values) {
+    return Tensor::from(cpu_backend(), {all_rows, 4}, values);
+  };
+  const int64_t begin = ranks().rank() * rows;
+  const Captions own(all.begin() + begin, all.begin() + begin + rows);
+  EXPECT_EQ(all_captions(own, ranks()), all);
+  EXPECT_DOUBLE_EQ(loss_floor(all), std::log(static_cast<double>(ranks().size())));
+  const double whole = in_batch_top1(features(images), features(texts), all, *alone);
+  const double wrong = static_cast<double>((all_rows + 2) / 3);
+  EXPECT_DOUBLE_EQ(whole, 1 - wrong / static_cast<double>(all_rows));
+  EXPECT_DOUBLE_EQ(in_batch_top1(features(images).slice(begin, begin + rows),
+                                 features(texts).slice(begin, begin + rows), all, ranks()),
+                   whole);
 }
 
 void die_on_rank_one() {
@@ -78,7 +143,7 @@ class Mpirun : public testing::Test {
   }
 };
 
-TEST_F(Mpirun, GivesTheGradientsOfOneProcess) {
+TEST_F(Mpirun, GivesWhatOneProcessGives) {
   for (const int64_t count : {2, 3}) {
     const CommandResult result = run_tests_on_ranks(count, "OnRanks.*");
     EXPECT_EQ(result.status, 0) << result.output;
