@@ -63,7 +63,8 @@ std::string mpirun_line(int64_t ranks) {
 }
 
 CommandResult run_tests_on_ranks(int64_t ranks, const std::string& filter) {
-  return run_command(concat(mpirun_line(ranks), "/proc/", ::getpid(),
+  // Every rank would take all cores, and they would wait for each other's threads.
+  return run_command(concat("OMP_NUM_THREADS=1 ", mpirun_line(ranks), "/proc/", ::getpid(),
                             "/exe --gtest_also_run_disabled_tests --gtest_filter='", filter, "'"));
 }
 
