@@ -37,7 +37,8 @@ struct ChosenDevice {
 /// throws UsageError if the name is none of auto, cpu, cuda, cuda:i; Error if there is no such GPU
 ChosenDevice choose_device(const std::string& name);
 
-/// From now on Ctrl-C, SIGTERM and SIGUSR1 only set stop_requested(); a second one ends the program at once.
+/// From now on Ctrl-C, SIGTERM and SIGUSR1 only set stop_requested(); a second one ends the program
+/// at once.
 void catch_stop_signals();
 bool stop_requested();
 

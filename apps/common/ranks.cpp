@@ -89,11 +89,14 @@ void Ranks::tell(Outcome outcome) {
 
 void Ranks::meet(const nlohmann::json& facts) {
   tell(Outcome::kDone);
-  const auto mine = facts.flatten();
-  const auto first = nlohmann::json::parse(text_of_first_rank(comm_, mine.dump()));
-  const auto value = [](const nlohmann::json& all, const std::string& key) {
-    return all.contains(key) ? all[key].dump() : "absent";
+  const auto text = [](const nlohmann::json& json) {  // names of files need not be UTF-8
+    return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   };
+  const auto value = [&](const nlohmann::json& all, const std::string& key) {
+    return all.contains(key) ? text(all[key]) : "absent";
+  };
+  const auto mine = facts.flatten();
+  const auto first = nlohmann::json::parse(text_of_first_rank(comm_, text(mine)));
   for (const nlohmann::json& all : {first, mine})
     for (const auto& item : all.items())
       CLIP_CHECK(value(mine, item.key()) == value(first, item.key()), item.key().substr(1), " is ",
@@ -121,10 +124,14 @@ int run_ranks(const std::string& name, const std::function<void(Ranks&)>& body) 
   const int joined = run_program(name, [&] {
     comm = make_communicator();
     if (comm->size() > 1) share_cores(*comm);
+    CLIP_CHECK(comm->rank() == 0 || std::freopen("/dev/null", "w", stdout) != nullptr,
+               "cannot open /dev/null");
   });
-  if (joined != 0) return joined;
+  if (joined != 0) {
+    if (comm != nullptr) comm->abort(joined);  // its end would wait for the others
+    return joined;
+  }
   Ranks ranks(*comm, comm->size() == 1 ? name : concat(name, ": rank ", comm->rank()));
-  if (!ranks.first() && std::freopen("/dev/null", "w", stdout) == nullptr) return 1;
   const int status = run_program(
       name,
       [&] {
