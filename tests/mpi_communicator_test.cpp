@@ -1,4 +1,4 @@
-// Collectives over MPI. The program starts itself again under mpirun, where the ranks run the suites
+// Collectives over MPI. The program starts itself again under mpirun, where ranks run the suites
 // OnRanks; it runs them itself too, as a run of one process.
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -21,8 +21,8 @@ std::string app_path(const std::string& name);
 /// A file of tests/ (a script), quoted for the shell.
 std::string script_path(const std::string& name);
 
-/// The words that start `ranks` processes of the program named after them: mpirun, as root too, with
-/// more ranks than cores, and waiting without work. Empty if there is no mpirun.
+/// The words that start `ranks` processes of the program named after them: mpirun, as root too,
+/// with more ranks than cores, and waiting without work. Empty if there is no mpirun.
 std::vector<std::string> mpirun(int64_t ranks);
 
 /// The same for the shell.

@@ -16,7 +16,7 @@ namespace clip {
 int run_program(const std::string& name, const std::function<void()>& body,
                 const std::string& speaker = "");
 
-/// Thrown by parse_options when it has printed what --help asks for; ends a program with exit code 0.
+/// Thrown by parse_options when it has printed what --help asks for; the exit code is 0.
 class HelpShown {};
 
 /// Control characters become spaces: names of files and labels may hold anything.
