@@ -59,7 +59,8 @@ endif
 
 # MPI, where its compiler wrapper (Open MPI's or MPICH's way of asking) tells how to use it. One of
 # two files defines make_communicator, the seam of the ranks. Its headers' C++ classes are left out.
-mpicxx := $(if $(filter no,$(MPI)),,$(shell command -v mpicxx))
+# Sanitizers would report what Open MPI leaks.
+mpicxx := $(if $(filter no,$(MPI))$(SANITIZE),,$(shell command -v mpicxx))
 mpi_seam := engine/mpi_communicator.cpp engine/no_mpi.cpp
 mpi_source := $(if $(mpicxx),$(firstword $(mpi_seam)),$(lastword $(mpi_seam)))
 ifneq ($(mpicxx),)
@@ -97,7 +98,8 @@ GPU_TEST_SOURCES := $(wildcard tests/cuda_*_test.cpp)
 SIM_TEST_SOURCES := $(filter-out $(if $(has_nccl),,tests/cudasim_nccl_test.cpp),$(wildcard tests/cudasim_*_test.cpp))
 CUDASIM_TEST_SOURCES := $(wildcard tests/cudasim/*_test.cu)
 MPI_TEST_SOURCES := $(wildcard tests/mpi_*_test.cpp)
-CPU_TEST_SOURCES := $(filter-out $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES) $(if $(mpicxx),,$(MPI_TEST_SOURCES)),$(wildcard tests/*_test.cpp))
+CPU_TEST_SOURCES := $(filter-out $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES) $(if $(mpicxx),,$(MPI_TEST_SOURCES)), \
+  $(wildcard tests/*_test.cpp))
 # Without a GPU, real or simulated, those of a GPU would only say that they skip.
 TEST_SOURCES := $(CPU_TEST_SOURCES) $(if $(SIM),$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES)) \
   $(if $(filter real,$(gpu)),$(if $(wildcard /dev/nvidiactl),$(GPU_TEST_SOURCES)))
@@ -307,7 +309,7 @@ $(call has_header,gtest/gtest.h) && row GoogleTest found || row GoogleTest 'not 
 fc-list 2>/dev/null | grep -q NotoColorEmoji || [[ -e /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf ]] \
   && row 'Noto Color Emoji' found || row 'Noto Color Emoji' 'not found: the default data are drawn shapes'; \
 row kernels '$(if $(wide),x86-64-v3 and x86-64-v4 (AVX-512)$(comma) chosen when a program starts,one set)'; \
-row MPI '$(or $(mpicxx),$(if $(filter no,$(MPI)),left out (MPI=no),not found)$(comma) so programs run as one process)'; \
+row MPI '$(or $(mpicxx),$(if $(filter no,$(MPI))$(SANITIZE),left out,not found)$(comma) so programs run as one process)'; \
 row nvcc '$(or $(nvcc),$(if $(filter no,$(CUDA)),left out (CUDA=no),not found)$(comma) so neither GPU nor its simulator)'; \
 row NCCL '$(or $(nccl),not found$(comma) so ranks have no GPUs)'; \
 [[ -z $$missing ]] || { echo "make:$$missing not found; make deps installs what is missing" >&2; exit 1; }

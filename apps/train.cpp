@@ -2,7 +2,7 @@
 #include <iostream>
 #include <optional>
 
-#include "apps/common/program.h"
+#include "apps/common/ranks.h"
 #include "apps/common/training_run.h"
 #include "models/checkpoint.h"
 #include "models/feature_cache.h"
@@ -11,10 +11,10 @@
 namespace clip {
 namespace {
 
-void train(int argc, const char* const* argv) {
+void train(int argc, const char* const* argv, Ranks& ranks) {
   TrainOptions options = parse_train_options(argc, argv);
-  const ChosenDevice device = choose_device(options.device);
-  const auto comm = make_single_communicator();
+  Communicator& comm = ranks.comm();
+  const ChosenDevice device = choose_device(options.device, comm.local_rank());
 
   ModelSource source = choose_model(options);
   const TrainingData data = open_training_data(options, source.config);
@@ -43,7 +43,9 @@ void train(int argc, const char* const* argv) {
                      .seed = options.seed,
                      .workers = options.workers,
                      .shuffle = options.shuffle,
-                     .augment = options.augment},
+                     .augment = options.augment,
+                     .rank = comm.rank(),
+                     .ranks = comm.size()},
                     state.step);
   const int64_t total =
       options.steps >= 0 ? options.steps : options.epochs * loader.steps_per_epoch();
@@ -53,25 +55,36 @@ void train(int argc, const char* const* argv) {
              state.step, ", beyond the run's ", total, " steps");
 
   const auto next_batch = [&]() -> std::optional<HostBatch> {
-    if (state.step >= total || stop_requested()) return std::nullopt;
+    if (state.step >= total) return std::nullopt;
     return loader.next();
   };
   catch_stop_signals();       // from here on, a run that is stopped leaves a checkpoint
   auto batch = next_batch();  // before the run has a folder: data that cannot be read leave none
-  const RunFolder run(options.run_folder, options.json, options.same_run, state.step);
+  ranks.meet(facts_of_run(options, device, source, data, state));
+  const auto gpu_comm = join_gpus(comm, *device.backend);
+  Communicator& device_comm = gpu_comm != nullptr ? *gpu_comm : comm;
+  share_parameters(model.parameters, device_comm);
+  const RunFolder run(options.run_folder, options.json, options.same_run, state.step,
+                      ranks.first());
+  const int64_t global_batch = options.batch_size * options.accum_freq * comm.size();
   std::cout << "data        " << data.pairs->describe() << "\nmodel       "
             << (source.checkpoint.empty() ? options.model : source.checkpoint) << ", "
             << model.parameters.count() << " parameters, vocabulary "
             << source.tokenizer->vocab_size() << ", on " << device.backend->device()
             << (device.note.empty() ? "" : "\ndevice      " + device.note) << "\nrun         "
-            << run.path() << ", " << total - state.step << " steps of "
-            << options.batch_size * options.accum_freq << " pairs\n";
+            << run.path() << ", " << total - state.step << " steps of " << global_batch
+            << " pairs\n";
+  if (comm.size() > 1) std::cout << "ranks       " << describe_ranks(comm) << '\n';
+  if (state.global_batch != 0 && state.global_batch != global_batch)
+    std::cout << "a step had " << state.global_batch << " pairs before step " << state.step
+              << ": from here on the batches are others than without the change\n";
+  state.global_batch = global_batch;
 
   const bool goes_on = options.same_run && !options.resume_checkpoint.empty();
   std::string last_saved = goes_on ? run.checkpoint(state.step) : "";
   const auto save = [&] {
     const std::string folder = run.checkpoint(state.step);
-    if (folder == last_saved) return;
+    if (folder == last_saved || !ranks.first()) return;
     state.optimizer_steps = optimizer.steps_done();
     save_checkpoint(folder, source.config, model.parameters, *source.tokenizer, &state);
     if (options.delete_previous && !last_saved.empty()) remove_folder(last_saved);
@@ -93,20 +106,23 @@ void train(int argc, const char* const* argv) {
   };
   const auto due = [&](int64_t every) { return every > 0 && state.step % every == 0; };
 
-  Progress progress(run, options, source.config.loss(), state.step, total);
-  for (; batch; batch = next_batch()) {
-    for (const std::string& warning : loader.take_warnings()) progress.say(warning);
+  Progress progress(run, options, source.config.loss(), comm, state.step, total);
+  for (; batch && !ranks.stop_requested(); batch = next_batch()) {
+    const auto say = [&](const std::string& warning) {
+      ranks.first() ? progress.say(warning) : ranks.warn(warning);
+    };
+    for (const std::string& warning : loader.take_warnings()) say(warning);
     const double lr = options.lr.at(state.step);
-    const StepMetrics metrics = train_step(model, optimizer, micro_batches_of(*batch), lr, *comm);
+    const StepMetrics metrics =
+        train_step(model, optimizer, micro_batches_of(*batch), lr, device_comm);
     if (known)
-      for (const std::string& warning : known->take_warnings()) progress.say(warning);
+      for (const std::string& warning : known->take_warnings()) say(warning);
     progress.step(++state.step, lr, metrics, *batch, model.clip.logit_scale.value(), optimizer);
     if (due(options.save_steps) || due(options.save_epochs * loader.steps_per_epoch())) save();
   }
   save();
-  if (loader.broken_samples() > 0)
-    progress.say(
-        concat("another sample took a broken one's place ", loader.broken_samples(), " times"));
+  if (const int64_t broken = ranks.sum(loader.broken_samples()); broken > 0)
+    progress.say(concat("another sample took a broken one's place ", broken, " times"));
   if (state.step < total) {
     progress.say(concat("stopped after step ", state.step, "; go on with ./apps/train --resume ",
                         run.path()));
@@ -114,12 +130,13 @@ void train(int argc, const char* const* argv) {
   }
 
   if (data.scenes != nullptr && total > 0) {
-    report_scenes(evaluate_scenes(model.clip, *source.tokenizer, *data.scenes), run, state.step);
-    std::cout << "\nTry next:\n  " << write_samples(*data.scenes, run) << '\n';
+    report_scenes(evaluate_scenes(model.clip, *source.tokenizer, *data.scenes, &comm), run,
+                  state.step);
+    if (ranks.first()) std::cout << "\nTry next:\n  " << write_samples(*data.scenes, run) << '\n';
   }
   if (data.validation != nullptr)
-    report_retrieval(evaluate_retrieval(model.clip, *source.tokenizer, *data.validation), run,
-                     state.step);
+    report_retrieval(evaluate_retrieval(model.clip, *source.tokenizer, *data.validation, &comm),
+                     run, state.step);
   std::cout << "checkpoint  " << last_saved << '\n';
 }
 
@@ -127,5 +144,5 @@ void train(int argc, const char* const* argv) {
 }  // namespace clip
 
 int main(int argc, char** argv) {
-  return clip::run_program("train", [&] { clip::train(argc, argv); });
+  return clip::run_ranks("train", [&](clip::Ranks& ranks) { clip::train(argc, argv, ranks); });
 }

@@ -75,7 +75,8 @@ void write_training_state(const std::string& path, ParameterList& parameters,
                     {{"step", std::to_string(training.step)},
                      {"optimizer_steps", std::to_string(training.optimizer_steps)},
                      {"seed", std::to_string(training.seed)},
-                     {"options", training.options}});
+                     {"options", training.options},
+                     {"global_batch", std::to_string(training.global_batch)}});
 }
 
 // A wrong path must not cost somebody's folder: only a checkpoint or an empty folder is replaced.
@@ -264,6 +265,8 @@ TrainingState load_training_state(const std::string& checkpoint, ParameterList& 
   training.seed = number_in<uint64_t>(file, "seed");
   const auto options = file.metadata().find("options");
   if (options != file.metadata().end()) training.options = options->second;
+  if (file.metadata().contains("global_batch"))
+    training.global_batch = number_in<int64_t>(file, "global_batch");
   std::vector<Target> targets;
   for (const Parameter& parameter : parameters.parameters()) {
     if (parameter.locked) continue;

@@ -21,6 +21,7 @@ struct TrainingState {
   int64_t optimizer_steps = 0;  ///< updates done (skipped steps left out)
   uint64_t seed = 0;
   std::string options;  ///< the run's config.json, so that a resumed run can be held against it
+  int64_t global_batch = 0;  ///< pairs of a step over all ranks; 0: the file does not say
 };
 
 /// Writes the folder; `training` may be null (inference only). An existing checkpoint of that name

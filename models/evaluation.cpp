@@ -15,13 +15,14 @@ int64_t candidate(const EmojiScenes& scenes, const Scene& scene) {
          scene.color;
 }
 
-Tensor candidate_features(const Clip& clip, const Tokenizer& tokenizer, const EmojiScenes& scenes) {
+Tensor candidate_features(const Clip& clip, const Tokenizer& tokenizer, const EmojiScenes& scenes,
+                          Communicator* ranks) {
   std::vector<std::string> captions;
   for (int64_t count = 0; count < kCounts; ++count)
     for (int64_t size = 0; size < kSizes; ++size)
       for (std::string& caption : scenes.candidate_captions(count, size))
         captions.push_back(std::move(caption));
-  return text_features(clip, tokenizer, captions);
+  return text_features(clip, tokenizer, captions, ranks);
 }
 
 /// Scenes of one split with the cosines of each with every candidate.
@@ -32,13 +33,14 @@ struct Asked {
 };
 
 Asked ask(const Clip& clip, const EmojiScenes& scenes, const Tensor& candidates, SceneSplit split,
-          int64_t count) {
+          int64_t count, Communicator* ranks) {
   Asked asked;
   for (int64_t i = 0; i < count; ++i) asked.scenes.push_back(scenes.scene(split, i));
   const uint64_t stream = static_cast<uint64_t>(split) << 32;
-  asked.features = image_features(clip, count, [&](int64_t i) {
+  const auto draw = [&](int64_t i) {
     return scenes.draw(asked.scenes[static_cast<size_t>(i)], 0, stream + static_cast<uint64_t>(i));
-  });
+  };
+  asked.features = image_features(clip, count, draw, ranks);
   asked.similarity = cosines(asked.features, candidates);
   return asked;
 }
@@ -79,6 +81,16 @@ auto vary_word(int64_t Scene::*word, int64_t values) {
   };
 }
 
+/// x F32 [N, E]; returns the rows named, in their order
+Tensor rows_of(const Tensor& x, const std::vector<int64_t>& rows) {
+  Tensor picked =
+      Tensor::empty(cpu_backend(), {static_cast<int64_t>(rows.size()), x.width()}, x.dtype());
+  for (size_t i = 0; i < rows.size(); ++i)
+    std::copy_n(x.data<float>() + rows[i] * x.width(), x.width(),
+                picked.data<float>() + static_cast<int64_t>(i) * x.width());
+  return picked;
+}
+
 /// The first scene of each caption, and that caption's features.
 Retrieval retrieval_of(const EmojiScenes& scenes, const Asked& asked, const Tensor& candidates) {
   std::set<int64_t> used;
@@ -89,14 +101,6 @@ Retrieval retrieval_of(const EmojiScenes& scenes, const Asked& asked, const Tens
     images.push_back(static_cast<int64_t>(i));
     texts.push_back(caption);
   }
-  const auto rows_of = [](const Tensor& x, const std::vector<int64_t>& rows) {
-    Tensor picked =
-        Tensor::empty(cpu_backend(), {static_cast<int64_t>(rows.size()), x.width()}, x.dtype());
-    for (size_t i = 0; i < rows.size(); ++i)
-      std::copy_n(x.data<float>() + rows[i] * x.width(), x.width(),
-                  picked.data<float>() + static_cast<int64_t>(i) * x.width());
-    return picked;
-  };
   return retrieve(rows_of(asked.features, images), rows_of(candidates, texts));
 }
 
@@ -121,8 +125,8 @@ Retrieval retrieve(const Tensor& images, const Tensor& texts) {
 }
 
 SceneReport evaluate_scenes(const Clip& clip, const Tokenizer& tokenizer, const EmojiScenes& scenes,
-                            int64_t scenes_per_split) {
-  const Tensor candidates = candidate_features(clip, tokenizer, scenes);
+                            Communicator* ranks, int64_t scenes_per_split) {
+  const Tensor candidates = candidate_features(clip, tokenizer, scenes, ranks);
   const int64_t objects = scenes.object_count(), colors = scenes.color_count();
   const auto vary_cell = [&](const Scene& truth, const auto& visit) {
     for (int64_t object = 0; object < objects; ++object)
@@ -130,7 +134,7 @@ SceneReport evaluate_scenes(const Clip& clip, const Tokenizer& tokenizer, const 
         visit(Scene{object, color, truth.count, truth.size});
   };
   const auto asked = [&](SceneSplit split) {
-    return ask(clip, scenes, candidates, split, scenes_per_split);
+    return ask(clip, scenes, candidates, split, scenes_per_split, ranks);
   };
   SceneReport report;
   report.objects = objects;
@@ -148,23 +152,29 @@ SceneReport evaluate_scenes(const Clip& clip, const Tokenizer& tokenizer, const 
 }
 
 Retrieval evaluate_retrieval(const Clip& clip, const Tokenizer& tokenizer, const Dataset& dataset,
-                             int64_t limit) {
-  const VisionConfig& vision = clip.config.vision;
-  std::vector<Image> images;
-  std::vector<std::string> captions;
-  for (int64_t i = 0; i < std::min(limit, dataset.size()); ++i) {
+                             Communicator* ranks, int64_t limit) {
+  const int64_t count = std::min(limit, dataset.size()), size = clip.config.vision.image_size;
+  const RowRange share = share_of_rows(count, ranks);
+  std::vector<std::string> captions(static_cast<size_t>(count));  // those of this rank's share
+  Tensor readable = Tensor::zeros(cpu_backend(), {share.size()}, DType::kU8);
+  const auto picture = [&](int64_t i) {
     try {
       Sample sample = dataset.get(i, 0);
-      images.push_back(prepare_image(sample.image, vision.image_size, vision.preprocess));
-      captions.push_back(std::move(sample.caption));
+      captions[static_cast<size_t>(i)] = std::move(sample.caption);
+      readable.data<uint8_t>()[i - share.begin] = 1;
+      return prepare_image(sample.image, size, clip.config.vision.preprocess);
     } catch (const BrokenSample&) {
-      continue;
+      return Image{size, size, std::vector<uint8_t>(static_cast<size_t>(3 * size * size))};
     }
-  }
-  CLIP_CHECK(!images.empty(), "none of the pictures of ", dataset.describe(), " can be read");
-  const Tensor features = image_features(clip, static_cast<int64_t>(images.size()),
-                                         [&](int64_t i) { return images[static_cast<size_t>(i)]; });
-  return retrieve(features, text_features(clip, tokenizer, captions));
+  };
+  const Tensor images = image_features(clip, count, picture, ranks);
+  const Tensor texts = text_features(clip, tokenizer, captions, ranks);
+  if (ranks != nullptr) readable = gather_shares(readable, count, *ranks);
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < count; ++i)
+    if (readable.data<uint8_t>()[i] != 0) rows.push_back(i);
+  CLIP_CHECK(!rows.empty(), "none of the pictures of ", dataset.describe(), " can be read");
+  return retrieve(rows_of(images, rows), rows_of(texts, rows));
 }
 
 }  // namespace clip

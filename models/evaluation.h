@@ -27,13 +27,13 @@ struct SceneReport {
   Retrieval retrieval;  ///< among unseen-cell scenes whose captions differ
 };
 
-/// `scenes` of each split, the same for every model.
+/// `scenes` of each split, the same for every model. `ranks` as in models/features.h.
 SceneReport evaluate_scenes(const Clip& clip, const Tokenizer& tokenizer, const EmojiScenes& scenes,
-                            int64_t scenes_per_split = 1000);
+                            Communicator* ranks = nullptr, int64_t scenes_per_split = 1000);
 
 /// Retrieval between the pictures and captions of a data set (at most `limit` samples, its first
 /// ones, broken pictures left out).
 Retrieval evaluate_retrieval(const Clip& clip, const Tokenizer& tokenizer, const Dataset& dataset,
-                             int64_t limit = 5000);
+                             Communicator* ranks = nullptr, int64_t limit = 5000);
 
 }  // namespace clip

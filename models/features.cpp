@@ -9,27 +9,46 @@ namespace {
 constexpr int64_t kBatch =
     128;  // rows encoded at once: enough to keep the products fast, little memory
 
-/// Encodes rows [begin, end) for each batch and gathers the unit vectors on the CPU.
-Tensor in_batches(const Clip& clip, int64_t count,
+/// Encodes rows [begin, end) for each batch and gathers the unit vectors on the CPU. Each rank takes
+/// whole batches, so that their number changes no bit.
+Tensor in_batches(const Clip& clip, int64_t count, Communicator* ranks,
                   const std::function<Variable(int64_t begin, int64_t end)>& encode) {
-  Tensor all = Tensor::empty(cpu_backend(), {count, clip.config.embed_dim}, DType::kF32);
+  const RowRange share = share_of_rows(count, ranks);
+  Tensor mine = Tensor::zeros(cpu_backend(), {share.size(), clip.config.embed_dim}, DType::kF32);
   TapePause inference;
-  for (int64_t begin = 0; begin < count; begin += kBatch) {
+  for (int64_t begin = share.begin; begin < std::min(share.end, count); begin += kBatch) {
     const int64_t end = std::min(begin + kBatch, count);
     const Tensor features = l2_normalize(encode(begin, end)).value();
     Tensor single = Tensor::empty(features.backend(), features.shape(), DType::kF32);
     features.backend().convert(single, features);
-    Tensor rows = all.slice(begin, end);
+    Tensor rows = mine.slice(begin - share.begin, end - share.begin);
     single.copy_to_host(rows.raw());
   }
-  return all;
+  if (ranks == nullptr) return mine.slice(0, count);
+  return gather_shares(mine, count, *ranks);
 }
 
 }  // namespace
 
-Tensor image_features(const Clip& clip, int64_t count, const std::function<Image(int64_t)>& image) {
+RowRange share_of_rows(int64_t count, const Communicator* ranks) {
+  const int64_t size = ranks == nullptr ? 1 : ranks->size(),
+                rank = ranks == nullptr ? 0 : ranks->rank();
+  const int64_t batches = (count + kBatch - 1) / kBatch, share = (batches + size - 1) / size;
+  return {rank * share * kBatch, (rank + 1) * share * kBatch};
+}
+
+Tensor gather_shares(const Tensor& mine, int64_t count, Communicator& ranks) {
+  Tensor all = Tensor::empty(cpu_backend(), mine.shape().with_first(mine.size(0) * ranks.size()),
+                             mine.dtype());
+  ranks.all_gather(all, mine);
+  ranks.wait();
+  return all.slice(0, count);
+}
+
+Tensor image_features(const Clip& clip, int64_t count, const std::function<Image(int64_t)>& image,
+                      Communicator* ranks) {
   const int64_t size = clip.config.vision.image_size, bytes = size * size * 3;
-  return in_batches(clip, count, [&](int64_t begin, int64_t end) {
+  return in_batches(clip, count, ranks, [&](int64_t begin, int64_t end) {
     std::vector<uint8_t> pixels(static_cast<size_t>((end - begin) * bytes));
     for (int64_t i = begin; i < end; ++i) {
       const Image picture = image(i);
@@ -45,14 +64,15 @@ Tensor image_features(const Clip& clip, int64_t count, const std::function<Image
 }
 
 Tensor text_features(const Clip& clip, const Tokenizer& tokenizer,
-                     const std::vector<std::string>& texts) {
-  return in_batches(clip, static_cast<int64_t>(texts.size()), [&](int64_t begin, int64_t end) {
-    std::vector<std::vector<int32_t>> tokens;
-    for (int64_t i = begin; i < end; ++i)
-      tokens.push_back(
-          tokenizer.tokenize(texts[static_cast<size_t>(i)], clip.config.text.context_length));
-    return clip.encode_text(pack_tokens(tokens, clip.logit_scale.backend()));
-  });
+                     const std::vector<std::string>& texts, Communicator* ranks) {
+  return in_batches(
+      clip, static_cast<int64_t>(texts.size()), ranks, [&](int64_t begin, int64_t end) {
+        std::vector<std::vector<int32_t>> tokens;
+        for (int64_t i = begin; i < end; ++i)
+          tokens.push_back(
+              tokenizer.tokenize(texts[static_cast<size_t>(i)], clip.config.text.context_length));
+        return clip.encode_text(pack_tokens(tokens, clip.logit_scale.backend()));
+      });
 }
 
 Tensor cosines(const Tensor& a, const Tensor& b) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 
 #include "autograd/gradient_reducer.h"
 #include "models/features.h"
@@ -170,7 +171,40 @@ double loss_of_copies(LossKind loss, int64_t copies) {
   return std::log(m) + (has_mismatches ? (m - 1) * std::log(m / (m - 1)) : 0.0);
 }
 
-double loss_floor(const std::vector<std::vector<int32_t>>& captions, LossKind loss) {
+namespace {
+
+/// The numbers of all ranks, in their order; as many on each.
+template <class T>
+std::vector<T> gathered(const std::vector<T>& mine, Communicator& ranks) {
+  const auto count = static_cast<int64_t>(mine.size());
+  Tensor all = Tensor::empty(cpu_backend(), {count * ranks.size()}, kDTypeOf<T>);
+  ranks.all_gather(all, Tensor::from(cpu_backend(), {count}, mine));
+  ranks.wait();
+  return all.to_vector<T>();
+}
+
+}  // namespace
+
+Captions all_captions(const Captions& mine, Communicator& ranks) {
+  if (ranks.size() == 1) return mine;
+  constexpr int32_t kEnd = -1;  // no token
+  size_t longest = 0;
+  for (const auto& caption : mine) longest = std::max(longest, caption.size());
+  for (const int32_t other : gathered<int32_t>({static_cast<int32_t>(longest)}, ranks))
+    longest = std::max(longest, static_cast<size_t>(other));
+  std::vector<int32_t> padded;
+  for (const auto& caption : mine) {
+    padded.insert(padded.end(), caption.begin(), caption.end());
+    padded.insert(padded.end(), longest - caption.size(), kEnd);
+  }
+  const std::vector<int32_t> tokens = gathered(padded, ranks);
+  Captions all;
+  for (auto row = tokens.begin(); row < tokens.end(); row += static_cast<std::ptrdiff_t>(longest))
+    all.emplace_back(row, std::find(row, row + static_cast<std::ptrdiff_t>(longest), kEnd));
+  return all;
+}
+
+double loss_floor(const Captions& captions, LossKind loss) {
   std::map<std::vector<int32_t>, int64_t> copies;
   for (const auto& caption : captions) ++copies[caption];
   double total = 0;
@@ -180,16 +214,24 @@ double loss_floor(const std::vector<std::vector<int32_t>>& captions, LossKind lo
 }
 
 double in_batch_top1(const Tensor& image_features, const Tensor& text_features,
-                     const std::vector<std::vector<int32_t>>& captions) {
-  const auto similarity = cosines(image_features, text_features).to_vector<float>();
-  const size_t count = captions.size();
-  int64_t right = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const auto row = similarity.begin() + static_cast<std::ptrdiff_t>(i * count);
-    const auto nearest = std::max_element(row, row + static_cast<std::ptrdiff_t>(count)) - row;
-    right += captions[static_cast<size_t>(nearest)] == captions[i] ? 1 : 0;
+                     const Captions& captions, Communicator& ranks) {
+  constexpr int64_t kRows = 256;  // rows of similarities in memory at once
+  const int64_t rows = image_features.size(0), columns = rows * ranks.size();
+  const Tensor texts = Tensor::from(text_features.backend(), {columns, text_features.size(1)},
+                                    gathered(text_features.to_vector<float>(), ranks));
+  const auto own = captions.begin() + ranks.rank() * rows;
+  int32_t right = 0;
+  for (int64_t begin = 0; begin < rows; begin += kRows) {
+    const Tensor part = image_features.slice(begin, std::min(begin + kRows, rows));
+    const auto similarity = cosines(part, texts).to_vector<float>();
+    for (int64_t i = 0; i < part.size(0); ++i) {
+      const float* row = similarity.data() + i * columns;
+      const auto nearest = std::max_element(row, row + columns) - row;
+      right += captions[static_cast<size_t>(nearest)] == own[begin + i] ? 1 : 0;
+    }
   }
-  return static_cast<double>(right) / static_cast<double>(count);
+  const std::vector<int32_t> parts = gathered<int32_t>({right}, ranks);
+  return std::accumulate(parts.begin(), parts.end(), 0.0) / static_cast<double>(columns);
 }
 
 }  // namespace clip

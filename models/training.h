@@ -66,6 +66,13 @@ Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micr
 StepMetrics train_step(ClipModel& model, AdamW& optimizer, const std::vector<Batch>& micro_batches,
                        double lr, Communicator& comm);
 
+using Captions = std::vector<std::vector<int32_t>>;
+
+/// The captions of the global batch, in its order.
+/// mine     those of this rank's rows; as many on every rank
+/// ranks    over host memory, here and below
+Captions all_captions(const Captions& mine, Communicator& ranks);
+
 /// The least loss of a row when it and copies - 1 others cannot be told apart, so that all their
 /// pairs have one logit: ln m of the softmax loss, ln m + (m - 1) ln(m / (m - 1)) of the sigmoid
 /// loss. With m = G, what a model has that knows nothing.
@@ -73,11 +80,12 @@ double loss_of_copies(LossKind loss, int64_t copies);
 
 /// The least loss that a batch allows: the mean over its rows of loss_of_copies(m), m counting the
 /// copies of a row's caption.
-double loss_floor(const std::vector<std::vector<int32_t>>& captions,
-                  LossKind loss = LossKind::kSoftmax);
+double loss_floor(const Captions& captions, LossKind loss = LossKind::kSoftmax);
 
-/// Share of the batch's pictures that are nearest to their own caption, or to a copy of it.
+/// Share of the global batch's pictures that are nearest to their own caption, or to a copy of it.
+/// image_features, text_features    [N, E] of this rank
+/// captions                         of all ranks
 double in_batch_top1(const Tensor& image_features, const Tensor& text_features,
-                     const std::vector<std::vector<int32_t>>& captions);
+                     const Captions& captions, Communicator& ranks);
 
 }  // namespace clip

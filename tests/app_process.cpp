@@ -36,11 +36,13 @@ std::vector<std::string> environment() {
 }  // namespace
 
 AppProcess::AppProcess(const std::string& name, const std::vector<std::string>& arguments,
-                       const ScratchFolder& folder, const std::string& out)
+                       const ScratchFolder& folder, const std::string& out,
+                       const std::vector<std::string>& launcher)
     : out_(out.starts_with('/') ? out : folder.path(out)), err_(folder.path(".stderr")) {
   const fs::path self = fs::read_symlink("/proc/self/exe");
   const std::string program = (self.parent_path().parent_path() / "apps" / name).string();
-  std::vector<std::string> words = {program}, variables = environment();
+  std::vector<std::string> words = launcher, variables = environment();
+  words.push_back(program);
   words.insert(words.end(), arguments.begin(), arguments.end());
   posix_spawn_file_actions_t actions;
   ::posix_spawn_file_actions_init(&actions);
@@ -49,10 +51,10 @@ AppProcess::AppProcess(const std::string& name, const std::vector<std::string>& 
   ::posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out_.c_str(), create, 0600);
   ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err_.c_str(), create, 0600);
   ::posix_spawn_file_actions_addchdir_np(&actions, folder.path().c_str());
-  const int failure = ::posix_spawn(&id_, program.c_str(), &actions, nullptr,
-                                    pointers(words).data(), pointers(variables).data());
+  const int failure = ::posix_spawnp(&id_, words[0].c_str(), &actions, nullptr,
+                                     pointers(words).data(), pointers(variables).data());
   ::posix_spawn_file_actions_destroy(&actions);
-  CLIP_CHECK(failure == 0, "cannot start ", program);
+  CLIP_CHECK(failure == 0, "cannot start ", words[0]);
 }
 
 AppProcess::~AppProcess() {

@@ -17,12 +17,14 @@ struct AppResult {
 };
 
 /// apps/<name> of the build this test belongs to, started in `folder`, which also keeps what it
-/// prints, standard output in the file (or terminal) `out`. Its threads sleep while they wait, so
+/// prints, standard output in the file (or terminal) `out`. `launcher` are words before it, such as
+/// mpirun(2): signals go to what they name then. Its threads sleep while they wait, so
 /// that a busy machine does not slow it twentyfold.
 class AppProcess {
  public:
   AppProcess(const std::string& name, const std::vector<std::string>& arguments,
-             const ScratchFolder& folder, const std::string& out = ".stdout");
+             const ScratchFolder& folder, const std::string& out = ".stdout",
+             const std::vector<std::string>& launcher = {});
   AppProcess(const AppProcess&) = delete;
   AppProcess& operator=(const AppProcess&) = delete;
   ~AppProcess();  ///< kills it if nobody waited for it
@@ -30,6 +32,7 @@ class AppProcess {
   void send(int signal) const;
   bool has_ended();  ///< asks without waiting
   AppResult wait();
+  pid_t id() const { return id_; }
 
  private:
   std::string out_, err_;

@@ -5,6 +5,7 @@
 #include "models/safetensors.h"
 #include "tests/child_process.h"
 #include "tests/reference_path.h"
+#include "tests/run_command.h"
 #include "tests/train_app_test.h"
 
 namespace clip {
@@ -388,6 +389,13 @@ TEST_F(BadInput, ADiskWithoutRoomForOptionsLeavesNothing) {
     GTEST_SKIP() << "a tmpfs cannot be mounted here: full disk not tested";
   expect_refused(result, "train", 1, {"runs/a", "No space left"});
   EXPECT_EQ(file_bytes(folder_.path("left")), "runs/filled\n");
+}
+
+// As if started by a launcher whose MPI is not the build's, or by one where the build has none.
+TEST_F(BadInput, ProcessesThatCannotBeJoinedAreRefused) {
+  const CommandResult result = run_command("PMI_SIZE=2 " + app_path("train") + " --steps 1");
+  expect_refused({result.status, "", result.output}, "train", 1,
+                 {"2 processes were started together, but"});
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Collectives over MPI. The program starts itself again under mpirun, where the ranks run the suites
+// Collectives over MPI. The program starts itself again under mpirun, where ranks run the suites
 // OnRanks; it runs them itself too, as a run of one process.
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -61,7 +61,8 @@ TYPED_TEST(OnRanks, SumHasTheSameBitsOnAllRanksAndEveryTime) {
       ranks().wait();
       const auto values = sum.template to_vector<TypeParam>();
       if (time == 0) first = values;
-      EXPECT_EQ(std::memcmp(values.data(), first.data(), values.size() * sizeof(TypeParam)), 0);
+      EXPECT_TRUE(count == 0 ||
+                  std::memcmp(values.data(), first.data(), values.size() * sizeof(TypeParam)) == 0);
 
       Tensor all = Tensor::empty(cpu_backend(), {count * ranks().size()}, sum.dtype());
       ranks().all_gather(all, sum);
@@ -122,8 +123,7 @@ class Mpirun : public testing::TestWithParam<int64_t> {};
 
 TEST_P(Mpirun, JoinsRanks) {
   if (mpirun(1).empty()) GTEST_SKIP() << "no mpirun";
-  const CommandResult result = run_command(
-      concat(mpirun_line(GetParam()), "/proc/", ::getpid(), "/exe --gtest_filter='*OnRanks*'"));
+  const CommandResult result = run_tests_on_ranks(GetParam(), "*OnRanks*");
   EXPECT_EQ(result.status, 0) << result.output;
   EXPECT_NE(result.output.find("[  PASSED  ]"), std::string::npos) << result.output;
 }

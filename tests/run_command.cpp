@@ -1,6 +1,7 @@
 #include "tests/run_command.h"
 
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstdio>
@@ -49,6 +50,7 @@ std::vector<std::string> mpirun(int64_t ranks) {
           "OMPI_MCA_pml=ob1",
           "OMPI_MCA_btl=self,vader",
           "OMPI_MCA_plm=isolated",
+          "OMPI_MCA_odls_base_sigkill_timeout=0",
           "mpirun",
           "-np",
           std::to_string(ranks)};
@@ -58,6 +60,12 @@ std::string mpirun_line(int64_t ranks) {
   std::string line;
   for (const std::string& word : mpirun(ranks)) line += word + ' ';
   return line;
+}
+
+CommandResult run_tests_on_ranks(int64_t ranks, const std::string& filter) {
+  // Every rank would take all cores, and they would wait for each other's threads.
+  return run_command(concat("OMP_NUM_THREADS=1 ", mpirun_line(ranks), "/proc/", ::getpid(),
+                            "/exe --gtest_also_run_disabled_tests --gtest_filter='", filter, "'"));
 }
 
 }  // namespace clip

@@ -21,11 +21,14 @@ std::string app_path(const std::string& name);
 /// A file of tests/ (a script), quoted for the shell.
 std::string script_path(const std::string& name);
 
-/// The words that start `ranks` processes of the program named after them: mpirun, as root too, with
-/// more ranks than cores, and waiting without work. Empty if there is no mpirun.
+/// The words that start `ranks` processes of the program named after them: mpirun, as root too,
+/// with more ranks than cores, and waiting without work. Empty if there is no mpirun.
 std::vector<std::string> mpirun(int64_t ranks);
 
 /// The same for the shell.
 std::string mpirun_line(int64_t ranks);
+
+/// Runs tests of the calling program, disabled ones too, on ranks that mpirun starts.
+CommandResult run_tests_on_ranks(int64_t ranks, const std::string& filter);
 
 }  // namespace clip

@@ -71,7 +71,7 @@ struct SmallModel {
 };
 
 inline const TrainingState kTraining = {123456789012, 123456789000, ~uint64_t{0},
-                                        "{\"lr\": 0.1,\n \"x\": \"\xc3\xbc\"}"};
+                                        "{\"lr\": 0.1,\n \"x\": \"\xc3\xbc\"}", 24};
 
 inline void save(const std::string& folder, SmallModel& model,
                  const TrainingState* training = &kTraining) {

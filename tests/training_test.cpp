@@ -84,7 +84,7 @@ Proportion named_right(const EmojiScenes& scenes, const Tokenizer& tokenizer, bo
     batches.push_back(to_device(batch, 32, cpu_backend())[0]);
   }
   train(model, batches, 200, 2e-3);
-  return evaluate_scenes(model.clip, tokenizer, scenes, 840).seen;
+  return evaluate_scenes(model.clip, tokenizer, scenes, nullptr, 840).seen;
 }
 
 TEST(SlowTraining, CaptionsOfOtherScenesStayAtChanceWhereRightOnesAreLearned) {

@@ -1,13 +1,7 @@
 // Any number of ranks and micro-batches gives the gradients of one process on the whole batch.
-#include <gtest/gtest.h>
+#include "tests/whole_batch.h"
 
-#include <cmath>
-
-#include "engine/random.h"
-#include "models/patch_dropout.h"
-#include "models/training.h"
 #include "tests/thread_ranks.h"
-#include "tests/tiny_clip.h"
 
 namespace clip {
 namespace {
@@ -16,62 +10,10 @@ struct Split {
   int64_t ranks, micro_batches;
 };
 
-/// Rows [begin, end) of an endless batch of noise and captions of 2 ... 9 tokens, in micro-batches.
-std::vector<Batch> rows_of_batch(int64_t step, int64_t begin, int64_t end, int64_t parts) {
-  HostBatch batch;
-  for (int64_t row = begin; row < end; ++row) {
-    Random random(static_cast<uint64_t>(step), static_cast<uint64_t>(row));
-    for (int64_t i = 0; i < 24 * 24 * 3; ++i)
-      batch.images.push_back(static_cast<uint8_t>(random.bits()));
-    std::vector<int32_t> caption = {62};
-    for (uint64_t length = random.below(8); caption.size() <= length;)
-      caption.push_back(static_cast<int32_t>(random.below(60)));
-    caption.push_back(63);
-    batch.tokens.push_back(caption);
-  }
-  return to_device(batch, 24, cpu_backend(), parts);
-}
-
-/// Rows of this rank out of `pairs` of the global batch.
-std::vector<Batch> batch_of_rank(const Communicator& comm, int64_t step, int64_t pairs,
-                                 int64_t parts) {
-  const int64_t rows = pairs / comm.size();
-  return rows_of_batch(step, comm.rank() * rows, (comm.rank() + 1) * rows, parts);
-}
-
-/// What a gradient is of, and how it is computed.
-struct Way {
-  LossKind loss = LossKind::kSoftmax;
-  double patch_dropout = 0;
-  Activations activations = Activations::kKept;
-  LockedTowers locked = {};
-};
-
 std::vector<double> gradients(const Split& split, int64_t pairs, const Way& way) {
   return on_ranks(split.ranks, [&](Communicator& comm) {
-    const ClipConfig config =
-        way.loss == LossKind::kSigmoid ? with_sigmoid_loss(tiny_config(), -2) : tiny_config();
-    ClipModel model(config, cpu_backend(), DType::kF64, way.locked);
-    model.clip.towers.activations = way.activations;
-    randomize(model.parameters);
-    model.parameters.allocate_training_state();
-    auto micro_batches = batch_of_rank(comm, 0, pairs, split.micro_batches);
-    if (way.patch_dropout > 0)
-      drop_patches(micro_batches, config.vision.patches(), way.patch_dropout, 7,
-                   comm.rank() * pairs / comm.size());
-    contrast_and_gradients(model, micro_batches, comm);
-    return to_doubles(model.parameters.gradients());
+    return gradients_on_rank(comm, pairs, split.micro_batches, way);
   })[0];
-}
-
-void expect_relative(const std::vector<double>& actual, const std::vector<double>& expected,
-                     double tolerance) {
-  double largest = 0, difference = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    largest = std::max(largest, std::abs(expected[i]));
-    difference = std::max(difference, std::abs(actual[i] - expected[i]));
-  }
-  EXPECT_LE(difference, tolerance * largest);
 }
 
 class EverySplit : public testing::TestWithParam<Split> {};

@@ -2,7 +2,6 @@
 
 #include <cctype>
 #include <csignal>
-#include <cstdlib>
 #include <iostream>
 #include <new>
 
@@ -25,14 +24,18 @@ std::string one_line(std::string text) {
   return text;
 }
 
-int run_program(const std::string& name, const std::function<void()>& body) {
+int run_program(const std::string& name, const std::function<void()>& body,
+                const std::string& speaker) {
   const auto fail = [&](const std::string& sentence, int code) {
     std::cout.flush();
-    std::cerr << concat(name, ": ", one_line(sentence), '\n');
+    std::cerr << concat(speaker.empty() ? name : speaker, ": ", one_line(sentence), '\n');
     return code;
   };
   try {
-    body();
+    try {
+      body();
+    } catch (const HelpShown&) {
+    }
     std::cout.flush();
     if (!std::cout) return fail("standard output cannot be written", 1);
     return 0;
@@ -60,7 +63,7 @@ boost::program_options::variables_map parse_options(
     po::store(parsed, values);
     if (values.count("help") > 0) {
       std::cout << usage << '\n' << options;
-      std::exit(0);
+      throw HelpShown();
     }
     return values;
   } catch (const po::error& error) {
@@ -68,7 +71,7 @@ boost::program_options::variables_map parse_options(
   }
 }
 
-ChosenDevice choose_device(const std::string& name) {
+ChosenDevice choose_device(const std::string& name, int64_t local_rank) {
   if (name == "cpu") return {&cpu_backend(), nullptr, ""};
   const auto gpu = [](int index) {
     ChosenDevice chosen;
@@ -78,12 +81,12 @@ ChosenDevice choose_device(const std::string& name) {
   };
   if (name == "auto") {
     try {
-      return gpu(0);
+      return gpu(static_cast<int>(local_rank));
     } catch (const Error& error) {
       return {&cpu_backend(), nullptr, one_line(concat("cpu, as there is ", error.what()))};
     }
   }
-  if (name == "cuda") return gpu(0);
+  if (name == "cuda") return gpu(static_cast<int>(local_rank));
   if (name.starts_with("cuda:") && name.size() > 5 && name.size() < 9 &&
       name.find_first_not_of("0123456789", 5) == std::string::npos)
     return gpu(std::stoi(name.substr(5)));
@@ -98,6 +101,7 @@ DType choose_precision(const std::string& name) {
 void catch_stop_signals() {
   std::signal(SIGINT, remember_signal);
   std::signal(SIGTERM, remember_signal);
+  std::signal(SIGUSR1, remember_signal);  // what mpirun passes on to its ranks and lives
 }
 
 bool stop_requested() { return stop_signal != 0; }

@@ -11,15 +11,20 @@
 namespace clip {
 
 /// Runs a program's body. clip::UsageError and unknown or malformed options: one sentence on stderr
-/// and exit code 2; any other failure: one sentence and exit code 1.
-int run_program(const std::string& name, const std::function<void()>& body);
+/// and exit code 2; any other failure: one sentence and exit code 1. The sentence begins with
+/// `speaker`, or the name.
+int run_program(const std::string& name, const std::function<void()>& body,
+                const std::string& speaker = "");
+
+/// Thrown by parse_options when it has printed what --help asks for; the exit code is 0.
+class HelpShown {};
 
 /// Control characters become spaces: names of files and labels may hold anything.
 std::string one_line(std::string text);
 
 /// Parses argv into `options`, refusing what is not known; "--help" prints `usage`, the options and
-/// their defaults, and ends the program with exit code 0.
-/// throws UsageError that names the option
+/// their defaults.
+/// throws UsageError that names the option; HelpShown
 boost::program_options::variables_map parse_options(
     int argc, const char* const* argv, const boost::program_options::options_description& options,
     const std::string& usage);
@@ -32,14 +37,16 @@ struct ChosenDevice {
   /// output is for other programs.
   std::string note;
 };
+/// local_rank    which GPU "auto" and "cuda" mean
 /// throws UsageError if the name is none of auto, cpu, cuda, cuda:i; Error if there is no such GPU
-ChosenDevice choose_device(const std::string& name);
+ChosenDevice choose_device(const std::string& name, int64_t local_rank = 0);
 
 /// What activations are stored as, by open_clip's name of it.
 /// throws UsageError that lists the names
 DType choose_precision(const std::string& name);
 
-/// From now on Ctrl-C and SIGTERM only set stop_requested(); a second one ends the program at once.
+/// From now on Ctrl-C, SIGTERM and SIGUSR1 only set stop_requested(); a second one ends the program
+/// at once.
 void catch_stop_signals();
 bool stop_requested();
 

@@ -47,14 +47,16 @@ std::string line_of(const std::string& what, const Proportion& p) {
 }  // namespace
 
 Progress::Progress(const RunFolder& run, const TrainOptions& options, LossKind loss,
-                   int64_t first_step, int64_t last_step)
+                   Communicator& ranks, int64_t first_step, int64_t last_step)
     : run_(run),
       loss_(loss),
+      ranks_(ranks),
       first_step_(first_step),
       last_step_(last_step),
       log_every_(options.log_every),
-      batch_size_(options.batch_size * options.accum_freq),
-      terminal_(isatty(STDOUT_FILENO) != 0),
+      global_batch_(options.batch_size * options.accum_freq * ranks.size()),
+      // mpirun gives a rank a terminal even where its own output goes to a file.
+      terminal_(ranks.size() == 1 && isatty(STDOUT_FILENO) != 0),
       start_(Clock::now()),
       last_told_(start_),
       last_told_step_(first_step) {}
@@ -68,15 +70,17 @@ void Progress::step(int64_t step, double lr, const StepMetrics& metrics, const H
     say(concat("steps ", last_told_step_ + 1, " to ", step, ": ", skipped - skipped_,
                " skipped, because the gradient's norm was not finite"));
   const auto now = Clock::now();
-  const double rate = static_cast<double>((step - last_told_step_) * batch_size_) /
+  const double rate = static_cast<double>((step - last_told_step_) * global_batch_) /
                       seconds_between(last_told_, now);
   const double left = seconds_between(start_, now) / static_cast<double>(step - first_step_) *
                       static_cast<double>(last_step_ - step);
   last_told_ = now;
   last_told_step_ = step;
-  const double floor = loss_floor(batch.tokens, loss_);
-  const double chance_loss = loss_of_copies(loss_, static_cast<int64_t>(batch.tokens.size()));
-  const double top1 = in_batch_top1(metrics.image_features, metrics.text_features, batch.tokens);
+  const Captions captions = all_captions(batch.tokens, ranks_);
+  const double floor = loss_floor(captions, loss_);
+  const double chance_loss = loss_of_copies(loss_, global_batch_);
+  const double top1 =
+      in_batch_top1(metrics.image_features, metrics.text_features, captions, ranks_);
   run_.log({{"step", step},
             {"loss", loss},
             {"loss_floor", floor},

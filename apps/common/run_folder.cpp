@@ -54,8 +54,9 @@ void make_run(const std::string& path, const std::string& config) {
 }  // namespace
 
 RunFolder::RunFolder(const std::string& path, const nlohmann::json& config, bool resume,
-                     int64_t resume_step)
-    : path_(path) {
+                     int64_t resume_step, bool writes)
+    : path_(path), writes_(writes) {
+  if (!writes) return;
   const std::string text = config.dump(2) + '\n';
   if (resume) {
     cut_log(inside(path, kLog), resume_step);
@@ -73,6 +74,7 @@ std::string RunFolder::checkpoint(int64_t step) const {
 }
 
 void RunFolder::log(const nlohmann::json& line) const {
+  if (!writes_) return;
   const std::string path = inside(path_, kLog);
   std::ofstream file(path, std::ios::app | std::ios::binary);
   file << line.dump() + '\n' << std::flush;

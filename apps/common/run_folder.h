@@ -10,10 +10,11 @@ namespace clip {
 class RunFolder {
  public:
   /// Makes a new run's folder, or opens the one to go on in, whose log is cut after `resume_step`:
-  /// what came later is made again.
+  /// what came later is made again. Where `writes` is false it writes nothing, now and later: of
+  /// several ranks only one does.
   /// throws clip::Error that names the path if it cannot be written, or a new run's exists
-  RunFolder(const std::string& path, const nlohmann::json& config, bool resume,
-            int64_t resume_step);
+  RunFolder(const std::string& path, const nlohmann::json& config, bool resume, int64_t resume_step,
+            bool writes = true);
 
   const std::string& path() const { return path_; }
   std::string checkpoint(int64_t step) const;
@@ -23,6 +24,7 @@ class RunFolder {
 
  private:
   std::string path_;
+  bool writes_;
 };
 
 /// Hides the folder before removing it: a kill midway leaves no half of one under its name.

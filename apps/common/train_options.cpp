@@ -56,7 +56,7 @@ po::options_description option_list(const Recipe& recipe) {
     ("tokenizer", text(), "tokenizer.json, vocab.json with merges.txt beside it, a merges file, or a folder with "
                           "them; empty: a vocabulary is learned from the captions")
     ("bpe", text(), "CLIP's own vocabulary of 49,408 ids, from its bpe_simple_vocab_16e6.txt.gz")
-    ("batch-size", number(recipe.batch_size), "pairs of a step; with --accum-freq of a micro-batch")
+    ("batch-size", number(recipe.batch_size), "pairs of a step; with --accum-freq of a micro-batch, under mpirun of each rank")
     ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once")
     ("grad-checkpointing", po::bool_switch(), "keep a block's input alone and compute the rest again in backward")
     ("precision", text("fp32"), "fp32, or bf16: weights kept in F32, towers computed in BF16")

@@ -1,7 +1,7 @@
 #include "apps/common/training_run.h"
 
+#include "engine/random.h"
 #include "models/atomic_file.h"
-#include "models/checkpoint.h"
 
 namespace clip {
 
@@ -56,6 +56,37 @@ void complete_vocabulary(ModelSource& source, const Dataset& pairs) {
   source.tokenizer = std::make_shared<Tokenizer>(
       Tokenizer::learn(pairs.captions(), source.config.text.vocab_size));
   source.config.text.vocab_size = source.tokenizer->vocab_size();
+}
+
+nlohmann::json facts_of_run(const TrainOptions& options, const ChosenDevice& device,
+                            const ModelSource& source, const TrainingData& data,
+                            const TrainingState& state) {
+  nlohmann::json facts;
+  for (const auto& [name, value] : options.json.items())
+    if (name != "device" && name != "workers") facts["--" + name] = value;
+  const bool gpu = device.backend->device().kind == Device::Kind::kCuda;
+  facts["the kind of device"] = gpu ? "GPU" : "CPU";
+  facts["the run's folder"] = options.run_folder;
+  facts["the checkpoint to start from"] = source.checkpoint;
+  facts["the step to go on from"] = state.step;
+  facts["the data set"] = data.pairs->describe();
+  if (data.validation != nullptr) facts["the data set of --val-data"] = data.validation->describe();
+  facts["the model"] = nlohmann::json::parse(to_json(source.config));
+  facts["the vocabulary's hash"] = random_stream(source.tokenizer->to_json());
+  return facts;
+}
+
+std::unique_ptr<Communicator> join_gpus(Communicator& ranks, Backend& backend) {
+  if (backend.device().kind == Device::Kind::kCpu) return nullptr;
+  return make_gpu_communicator(ranks, backend);
+}
+
+void share_parameters(ParameterList& parameters, Communicator& comm) {
+  for (Tensor* flat :
+       {&parameters.values(), &parameters.first_moments(), &parameters.second_moments()})
+    comm.broadcast(*flat, 0);
+  comm.wait();
+  parameters.round_values();
 }
 
 }  // namespace clip

@@ -1,0 +1,74 @@
+// Batches that any number of ranks and micro-batches can share.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "engine/random.h"
+#include "models/patch_dropout.h"
+#include "models/training.h"
+#include "tests/tiny_clip.h"
+
+namespace clip {
+
+/// Rows [begin, end) of an endless batch of noise and captions of 2 ... 9 tokens, in micro-batches.
+inline std::vector<Batch> rows_of_batch(int64_t step, int64_t begin, int64_t end, int64_t parts) {
+  HostBatch batch;
+  for (int64_t row = begin; row < end; ++row) {
+    Random random(static_cast<uint64_t>(step), static_cast<uint64_t>(row));
+    for (int64_t i = 0; i < 24 * 24 * 3; ++i)
+      batch.images.push_back(static_cast<uint8_t>(random.bits()));
+    std::vector<int32_t> caption = {62};
+    for (uint64_t length = random.below(8); caption.size() <= length;)
+      caption.push_back(static_cast<int32_t>(random.below(60)));
+    caption.push_back(63);
+    batch.tokens.push_back(caption);
+  }
+  return to_device(batch, 24, cpu_backend(), parts);
+}
+
+/// Rows of this rank out of `pairs` of the global batch.
+inline std::vector<Batch> batch_of_rank(const Communicator& comm, int64_t step, int64_t pairs,
+                                        int64_t parts) {
+  const int64_t rows = pairs / comm.size();
+  return rows_of_batch(step, comm.rank() * rows, (comm.rank() + 1) * rows, parts);
+}
+
+/// What a gradient is of, and how it is computed.
+struct Way {
+  LossKind loss = LossKind::kSoftmax;
+  double patch_dropout = 0;
+  Activations activations = Activations::kKept;
+  LockedTowers locked = {};
+};
+
+/// Gradients of the first step on `pairs` pairs, as this rank has them after the sum over ranks.
+inline std::vector<double> gradients_on_rank(Communicator& comm, int64_t pairs,
+                                             int64_t micro_batches, const Way& way) {
+  const ClipConfig config =
+      way.loss == LossKind::kSigmoid ? with_sigmoid_loss(tiny_config(), -2) : tiny_config();
+  ClipModel model(config, cpu_backend(), DType::kF64, way.locked);
+  model.clip.towers.activations = way.activations;
+  randomize(model.parameters);
+  model.parameters.allocate_training_state();
+  auto batches = batch_of_rank(comm, 0, pairs, micro_batches);
+  if (way.patch_dropout > 0)
+    drop_patches(batches, config.vision.patches(), way.patch_dropout, 7,
+                 comm.rank() * pairs / comm.size());
+  contrast_and_gradients(model, batches, comm);
+  return to_doubles(model.parameters.gradients());
+}
+
+/// Expects the largest difference to be at most `tolerance` times the largest value.
+inline void expect_relative(const std::vector<double>& actual, const std::vector<double>& expected,
+                            double tolerance) {
+  double largest = 0, difference = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    largest = std::max(largest, std::abs(expected[i]));
+    difference = std::max(difference, std::abs(actual[i] - expected[i]));
+  }
+  EXPECT_LE(difference, tolerance * largest);
+}
+
+}  // namespace clip
