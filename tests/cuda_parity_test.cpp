@@ -11,21 +11,36 @@ namespace {
 
 class EveryOpOnGpu : public OnGpu, public testing::WithParamInterface<OpCase> {};
 
-TEST_P(EveryOpOnGpu, GivesTheOutputsAndGradientsOfTheCpu) {
-  const auto expected = outputs_and_gradients(GetParam(), cpu_backend());
-  const auto actual = outputs_and_gradients(GetParam(), gpu());
+std::vector<Tensor> run_on(Backend& backend, const OpCase& op, DType dtype) {
+  return outputs_and_gradients(op, random_inputs(op, op.small, dtype, backend, 3));
+}
+
+void expect_the_cpus_results(Backend& gpu, const OpCase& op, DType dtype, double tolerance) {
+  const auto expected = run_on(cpu_backend(), op, dtype), actual = run_on(gpu, op, dtype);
   ASSERT_EQ(actual.size(), expected.size());
   for (size_t i = 0; i < actual.size(); ++i) {
     ASSERT_EQ(actual[i].backend().device().kind, Device::Kind::kCuda);
-    expect_close(actual[i], expected[i], 1e-5, concat("result ", i));
+    ASSERT_EQ(actual[i].dtype(), expected[i].dtype());
+    expect_close(actual[i], expected[i], tolerance, concat(dtype, " result ", i));
   }
 }
 
+TEST_P(EveryOpOnGpu, GivesTheOutputsAndGradientsOfTheCpu) {
+  expect_the_cpus_results(gpu(), GetParam(), DType::kF32, 1e-5);
+}
+
+TEST_P(EveryOpOnGpu, GivesTheOutputsAndGradientsOfTheCpuInBF16) {
+  // Both round what they store by up to 2^-8, seldom to different numbers; op_cases_test holds the
+  // CPU to the same bound from F64.
+  expect_the_cpus_results(gpu(), GetParam(), DType::kBF16, 2 * 0x1p-8);
+}
+
 TEST_P(EveryOpOnGpu, GivesTheSameBitsTwice) {
-  const auto once = outputs_and_gradients(GetParam(), gpu());
-  const auto again = outputs_and_gradients(GetParam(), gpu());
-  for (size_t i = 0; i < once.size(); ++i)
-    EXPECT_EQ(once[i].to_vector<float>(), again[i].to_vector<float>()) << "result " << i;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto once = run_on(gpu(), GetParam(), dtype), again = run_on(gpu(), GetParam(), dtype);
+    for (size_t i = 0; i < once.size(); ++i)
+      EXPECT_EQ(to_doubles(once[i]), to_doubles(again[i])) << dtype << " result " << i;
+  }
 }
 
 std::string case_name(const testing::TestParamInfo<OpCase>& info) { return info.param.name; }

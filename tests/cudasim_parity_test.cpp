@@ -30,14 +30,17 @@ auto run_under(const Orders& orders, const Run& run) {
 class EveryOpInTheSimulator : public testing::TestWithParam<OpCase> {};
 
 TEST_P(EveryOpInTheSimulator, GivesEqualBitsInEveryOrderOfLanesAndStreams) {
-  const auto bits = [](Backend& gpu) {
-    std::vector<std::vector<float>> results;
-    for (const Tensor& result : outputs_and_gradients(GetParam(), gpu))
-      results.push_back(result.to_vector<float>());
-    return results;
-  };
-  const auto expected = run_under(kAscending, bits);
-  for (const Orders& orders : kOthers) EXPECT_EQ(run_under(orders, bits), expected);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto bits = [dtype](Backend& gpu) {
+      const auto inputs = random_inputs(GetParam(), GetParam().small, dtype, gpu, 3);
+      std::vector<std::vector<double>> results;
+      for (const Tensor& result : outputs_and_gradients(GetParam(), inputs))
+        results.push_back(to_doubles(result));
+      return results;
+    };
+    const auto expected = run_under(kAscending, bits);
+    for (const Orders& orders : kOthers) EXPECT_EQ(run_under(orders, bits), expected) << dtype;
+  }
 }
 
 std::string case_name(const testing::TestParamInfo<OpCase>& info) { return info.param.name; }

@@ -60,7 +60,7 @@ double least_bytes(const OpCase& op, const std::vector<Variable>& outputs) {
 }
 
 void bench_op(const OpCase& op, const Peak& peak) {
-  const auto inputs = random_inputs(op.large, DType::kF32, cpu_backend(), 1);
+  const auto inputs = random_inputs(op, op.large, DType::kF32, cpu_backend(), 1);
   std::vector<Tensor> cotangents;
   double bytes = 0;
   {

@@ -56,7 +56,7 @@ void round_block(BF16* rounded, const T* values) {
 void CpuBackend::adamw(Tensor& values, Tensor& rounded_values, Tensor& first_moments,
                        Tensor& second_moments, const Tensor& gradients, const Tensor& decays,
                        const AdamWOptions& options) {
-  for_float("adamw", values.dtype(), [&]<class T>(T) {
+  for_real("adamw", values.dtype(), [&]<class T>(T) {
     const Step<T> step = step_of<T>(options);
     const T decayed = static_cast<T>(1.0 - options.lr * options.weight_decay);
     T *p = values.data<T>(), *m = first_moments.data<T>(), *v = second_moments.data<T>();
