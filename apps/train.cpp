@@ -12,12 +12,13 @@ namespace {
 void train(int argc, const char* const* argv) {
   TrainOptions options = parse_train_options(argc, argv);
   const ChosenDevice device = choose_device(options.device);
+  const DType precision = choose_precision(options.precision, *device.backend);
   const auto comm = make_single_communicator();
 
   ModelSource source = choose_model(options);
   const TrainingData data = open_training_data(options, source.config);
   complete_vocabulary(source, *data.pairs);
-  ClipModel model(source.config, *device.backend, options.dtype);
+  ClipModel model(source.config, *device.backend, precision);
   model.clip.towers.activations = options.activations;
   AdamW optimizer(model.parameters, options.optimizer);
   TrainingState state{.seed = options.seed, .options = options.json.dump()};
@@ -59,9 +60,10 @@ void train(int argc, const char* const* argv) {
   std::cout << "data        " << data.pairs->describe() << "\nmodel       "
             << (source.checkpoint.empty() ? options.model : source.checkpoint) << ", "
             << model.parameters.count() << " parameters, vocabulary "
-            << source.tokenizer->vocab_size() << ", on " << device.backend->device()
-            << "\nrun         " << run.path() << ", " << total - state.step << " steps of "
-            << options.batch_size * options.accum_freq << " pairs\n";
+            << source.tokenizer->vocab_size() << ", on " << device.backend->device() << " in "
+            << precision_name(precision) << "\nrun         " << run.path() << ", "
+            << total - state.step << " steps of " << options.batch_size * options.accum_freq
+            << " pairs\n";
 
   const bool goes_on = options.same_run && !options.resume_checkpoint.empty();
   std::string last_saved = goes_on ? run.checkpoint(state.step) : "";

@@ -48,19 +48,21 @@ std::string case_name(const testing::TestParamInfo<OpCase>& info) { return info.
 INSTANTIATE_TEST_SUITE_P(Ops, EveryOpInTheSimulator, testing::ValuesIn(op_cases()), case_name);
 
 TEST(TrainingInTheSimulator, GivesEqualBitsInEveryOrderOfLanesAndStreams) {
-  const auto values = [](Backend& gpu) {
-    ClipModel model(tiny_config(), gpu);
-    randomize(model.parameters);
-    AdamW optimizer(model.parameters, {.max_norm = 1.0});
-    const auto comm = make_single_communicator();
-    for (int64_t step = 0; step < 3; ++step) {
-      const Batch batch{tiny_images(step, gpu), pack_tokens(tiny_captions(step), gpu)};
-      train_step(model, optimizer, {batch}, 1e-3, *comm);
-    }
-    return model.parameters.values().to_vector<float>();
-  };
-  const auto expected = run_under(kAscending, values);
-  for (const Orders& orders : kOthers) EXPECT_EQ(run_under(orders, values), expected);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto values = [dtype](Backend& gpu) {
+      ClipModel model(tiny_config(), gpu, dtype);
+      randomize(model.parameters);
+      AdamW optimizer(model.parameters, {.max_norm = 1.0});
+      const auto comm = make_single_communicator();
+      for (int64_t step = 0; step < 3; ++step) {
+        const Batch batch{tiny_images(step, gpu), pack_tokens(tiny_captions(step), gpu)};
+        train_step(model, optimizer, {batch}, 1e-3, *comm);
+      }
+      return model.parameters.values().to_vector<float>();
+    };
+    const auto expected = run_under(kAscending, values);
+    for (const Orders& orders : kOthers) EXPECT_EQ(run_under(orders, values), expected) << dtype;
+  }
 }
 
 TEST(MemoryInTheSimulator, GivesFreedBlocksBackBeforeItSaysThatNoneIsLeft) {

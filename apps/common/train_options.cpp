@@ -57,7 +57,8 @@ po::options_description option_list(const Recipe& recipe) {
     ("batch-size", number(recipe.batch_size), "pairs of a step; with --accum-freq of a micro-batch")
     ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once")
     ("grad-checkpointing", po::bool_switch(), "keep a block's input alone and compute the rest again in backward")
-    ("precision", text("fp32"), "fp32, or bf16: weights kept in F32, towers computed in BF16")
+    ("precision", text("fp32"), "fp32; bf16: weights kept in F32, towers computed in BF16; auto: bf16 where "
+                                "the device has instructions for it")
     ("steps", number(recipe.steps), "steps; -1: by --epochs; 0: write the initial checkpoint")
     ("epochs", number(32), "passes over the data, where --steps is -1")
     ("lr", real(recipe.lr), "largest learning rate")
@@ -231,8 +232,7 @@ TrainOptions parse_train_options(int argc, const char* const* argv) {
   options.accum_freq = at_least(values, "accum-freq", 1, 1 << 20);
   options.activations =
       values["grad-checkpointing"].as<bool>() ? Activations::kRecomputed : Activations::kKept;
-  options.dtype =
-      one_of(values, "precision", "fp32", "bf16") == "bf16" ? DType::kBF16 : DType::kF32;
+  options.precision = text("precision");
   const bool by_epochs = values["steps"].defaulted() && !values["epochs"].defaulted();
   options.steps = by_epochs ? -1 : at_least(values, "steps", -1);
   options.epochs = at_least(values, "epochs", 0);
