@@ -30,9 +30,9 @@ inline void assign(float& to, double from) { to = static_cast<float>(from); }
 inline void assign(BF16& to, float from) {
   const auto bits = std::bit_cast<uint32_t>(from);
   // To nearest, ties to even: the carry of the addition reaches the exponent where it must.
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const uint32_t quiet_nan = (bits >> 16) | 0x40u;  // rounding could carry a NaN to infinity
-  to.bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? quiet_nan : rounded);
+  const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const uint32_t quiet_nan = bits | 0x400000u;  // rounding could carry a NaN to infinity
+  to.bits = static_cast<uint16_t>((from != from ? quiet_nan : rounded) >> 16);
 }
 inline void assign(BF16& to, double from) { assign(to, static_cast<float>(from)); }
 

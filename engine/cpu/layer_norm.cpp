@@ -4,6 +4,7 @@
 
 #include "engine/cpu/cpu_backend.h"
 #include "engine/cpu/segments.h"
+#include "engine/cpu/tile_product.h"
 
 namespace clip {
 namespace {
@@ -13,14 +14,14 @@ template <class T>
 Real<T> add_row(T* sum, const T* residual, const T* x, const T* x_bias, int64_t width) {
   Real<T> total = 0;
   if (x_bias == nullptr) {
-#pragma omp simd reduction(+ : total)
+#pragma omp simd reduction(+ : total) simdlen(kLanes <Real <T>>)
     for (int64_t c = 0; c < width; ++c) {
       assign(sum[c], to_real(residual[c]) + to_real(x[c]));
       total += to_real(sum[c]);
     }
     return total;
   }
-#pragma omp simd reduction(+ : total)
+#pragma omp simd reduction(+ : total) simdlen(kLanes <Real <T>>)
   for (int64_t c = 0; c < width; ++c) {
     assign(sum[c], to_real(residual[c]) + (to_real(x[c]) + to_real(x_bias[c])));
     total += to_real(sum[c]);
@@ -31,7 +32,7 @@ Real<T> add_row(T* sum, const T* residual, const T* x, const T* x_bias, int64_t 
 template <class T>
 Real<T> row_total(const T* x, int64_t width) {
   Real<T> total = 0;
-#pragma omp simd reduction(+ : total)
+#pragma omp simd reduction(+ : total) simdlen(kLanes <Real <T>>)
   for (int64_t c = 0; c < width; ++c) total += to_real(x[c]);
   return total;
 }
@@ -39,7 +40,7 @@ Real<T> row_total(const T* x, int64_t width) {
 template <class T>
 Real<T> squared_deviations(const T* x, Real<T> mean, int64_t width) {
   Real<T> total = 0;
-#pragma omp simd reduction(+ : total)
+#pragma omp simd reduction(+ : total) simdlen(kLanes <Real <T>>)
   for (int64_t c = 0; c < width; ++c) {
     const Real<T> deviation = to_real(x[c]) - mean;
     total += deviation * deviation;
@@ -113,7 +114,7 @@ RowMeans<Real<T>> add_parameter_gradients(const ColumnSums<Real<T>>& sums, const
   using R = Real<T>;
   R g_total = 0, g_xhat_total = 0;
   R *dweight = sums.dweight, *dbias = sums.dbias;
-#pragma omp simd reduction(+ : g_total, g_xhat_total)
+#pragma omp simd reduction(+ : g_total, g_xhat_total) simdlen(kLanes <Real <T>>)
   for (int64_t c = 0; c < width; ++c) {
     const R xhat = (to_real(x[c]) - mean) * rstd, g = to_real(dy[c]) * to_real(weight[c]);
     g_total += g;
