@@ -27,12 +27,6 @@ std::string describe(const Product& p) {
                 " alpha ", p.alpha);
 }
 
-Tensor as(DType dtype, const Tensor& x) {
-  Tensor y = Tensor::empty(x.backend(), x.shape(), dtype);
-  x.backend().convert(y, x);
-  return y;
-}
-
 Tensor operand(int64_t rows, int64_t columns, Transpose transpose, uint64_t stream) {
   const Shape shape = transpose == Transpose::kNo ? Shape{rows, columns} : Shape{columns, rows};
   return random_tensor(shape, DType::kBF16, cpu_backend(), 1, stream);
@@ -42,8 +36,9 @@ Tensor operand(int64_t rows, int64_t columns, Transpose transpose, uint64_t stre
 Tensor start_of(const Product& p, DType dtype) {
   if (p.accumulate == Accumulate::kYes)
     return random_tensor({p.m, p.n}, dtype, cpu_backend(), 1, 3);
-  return as(dtype, Tensor::from(cpu_backend(), {p.m, p.n},
-                                Doubles(static_cast<size_t>(p.m * p.n), std::nan(""))));
+  return converted(Tensor::from(cpu_backend(), {p.m, p.n},
+                                Doubles(static_cast<size_t>(p.m * p.n), std::nan(""))),
+                   dtype);
 }
 
 Tensor multiply(const Product& p, Tensor c, const Tensor& a, const Tensor& b) {
@@ -65,8 +60,8 @@ void expect_product(const Product& p, DType dtype) {
   const Tensor a = operand(p.m, p.k, p.transpose_a, 1), b = operand(p.k, p.n, p.transpose_b, 2);
   const Tensor start = start_of(p, dtype);
   const Doubles actual = to_doubles(multiply(p, start.clone(), a, b));
-  const Doubles exact =
-      to_doubles(multiply(p, as(DType::kF64, start), as(DType::kF64, a), as(DType::kF64, b)));
+  const Doubles exact = to_doubles(multiply(p, converted(start, DType::kF64),
+                                            converted(a, DType::kF64), converted(b, DType::kF64)));
   Product of_magnitudes = p;
   of_magnitudes.alpha = std::abs(p.alpha);
   const Doubles sizes =
@@ -108,7 +103,7 @@ TEST(MatmulBf16, RoundsAnF32FactorFirst) {
   const Tensor a = random_tensor({33, 70}, DType::kF32, cpu_backend(), 1, 5);
   const Tensor b = operand(70, 31, Transpose::kYes, 2), start = start_of(p, DType::kF32);
   EXPECT_EQ(to_doubles(multiply(p, start.clone(), a, b)),
-            to_doubles(multiply(p, start.clone(), as(DType::kBF16, a), b)));
+            to_doubles(multiply(p, start.clone(), converted(a, DType::kBF16), b)));
 }
 
 TEST(MatmulBf16, GivesTheSameBitsForAnyThreadCount) {

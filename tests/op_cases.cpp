@@ -180,15 +180,11 @@ const std::vector<OpCase>& op_cases() {
   return cases;
 }
 
-namespace {
-
 Tensor converted(const Tensor& x, DType dtype) {
   Tensor y = Tensor::empty(x.backend(), x.shape(), dtype);
   x.backend().convert(y, x);
   return y;
 }
-
-}  // namespace
 
 Tensor random_tensor(const Shape& shape, DType dtype, Backend& backend, uint64_t seed,
                      uint64_t stream) {

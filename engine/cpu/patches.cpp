@@ -80,8 +80,8 @@ void CpuBackend::assemble_tokens_backward(Tensor& dx, Tensor& dclass_token, Tens
     const int64_t images = dx ? dy.rows() - dx.rows() : dy.rows() / dpositions.size(0);
     const int64_t tokens = dy.rows() / std::max<int64_t>(images, 1);
     T* patch_rows = optional_data<T>(dx);
-    Real<T>*class_row = optional_data<Real<T>>(dclass_token),
-    *position_rows = optional_data<Real<T>>(dpositions);
+    Real<T>* class_row = optional_data<Real<T>>(dclass_token);
+    Real<T>* position_rows = optional_data<Real<T>>(dpositions);
     const T* dys = dy.data<T>();
     // One task per place: it adds over the images in order, and dy is read once.
     parallel_for(tokens, [=](int64_t place) {
