@@ -40,7 +40,7 @@ po::options_description option_list() {
     ("infer", text(""), "MODEL: time its towers, and one picture from host to feature")
     ("batch-size", number(32), "pairs of a step; pictures and captions at once")
     ("text-length", number(20), "tokens of every caption, start and end included")
-    ("precision", text("fp32"), "fp32")
+    ("precision", text("fp32"), "fp32, bf16, or auto: bf16 where the device has instructions for it")
     ("device", text("auto"), "auto, cpu or cuda[:i]")
     ("steps", number(10), "runs that are timed; the median counts")
     ("warmup", number(3), "runs before them")
@@ -56,7 +56,6 @@ struct BenchOptions {
   std::string model;
   bool step = false;
   int64_t batch_size = 0, text_length = 0, steps = 0, warmup = 0;
-  DType precision = DType::kF32;
   double peak = 0;  ///< FLOP/s; 0: by the device's name
   bool profile = false, as_json = false;
 };
@@ -79,7 +78,6 @@ BenchOptions chosen_options(const po::variables_map& values) {
   options.text_length = number("text-length", 2);
   options.steps = number("steps", 1);
   options.warmup = number("warmup", 0);
-  options.precision = choose_precision(values["precision"].as<std::string>());
   options.peak = values["peak-tflops"].as<double>() * 1e12;
   if (!(options.peak >= 0))
     throw UsageError(concat("--peak-tflops must be at least 0, got ", options.peak / 1e12));
@@ -205,10 +203,11 @@ void bench(int argc, const char* const* argv) {
   Backend& backend = *device.backend;
   if (options.peak == 0) options.peak = known_peak(backend.name());
 
-  ClipModel model(config, backend, options.precision);
+  const DType dtype = choose_precision(values["precision"].as<std::string>(), backend);
+  ClipModel model(config, backend, dtype);
   initialize(model.parameters, config, 1);
   const HostBatch batch = made_up_batch(config, options.batch_size, options.text_length);
-  const std::string precision = values["precision"].as<std::string>();
+  const std::string precision = precision_name(dtype);
   std::cout << "device      " << backend.device() << ", " << backend.name() << "\nmodel       "
             << options.model << ", " << precision << ", " << model.parameters.count()
             << " parameters\nbatch       " << options.batch_size << " pairs, captions of "

@@ -15,11 +15,12 @@ void train(int argc, const char* const* argv, Ranks& ranks) {
   TrainOptions options = parse_train_options(argc, argv);
   Communicator& comm = ranks.comm();
   const ChosenDevice device = choose_device(options.device, comm.local_rank());
+  const DType precision = choose_precision(options.precision, *device.backend);
 
   ModelSource source = choose_model(options);
   const TrainingData data = open_training_data(options, source.config);
   complete_vocabulary(source, *data.pairs);
-  ClipModel model(source.config, *device.backend, options.dtype, options.locked);
+  ClipModel model(source.config, *device.backend, precision, options.locked);
   model.clip.towers.activations = options.activations;
   AdamW optimizer(model.parameters, options.optimizer);
   TrainingState state{.seed = options.seed, .options = options.json.dump()};
@@ -70,7 +71,8 @@ void train(int argc, const char* const* argv, Ranks& ranks) {
   std::cout << "data        " << data.pairs->describe() << "\nmodel       "
             << (source.checkpoint.empty() ? options.model : source.checkpoint) << ", "
             << model.parameters.count() << " parameters, vocabulary "
-            << source.tokenizer->vocab_size() << ", on " << device.backend->device()
+            << source.tokenizer->vocab_size() << ", on " << device.backend->device() << " in "
+            << precision_name(precision)
             << (device.note.empty() ? "" : "\ndevice      " + device.note) << "\nrun         "
             << run.path() << ", " << total - state.step << " steps of " << global_batch
             << " pairs\n";

@@ -46,6 +46,8 @@ po::options_description option_list() {
                                            "same labels and templates uses them")
     ("top-k", po::value<int64_t>()->default_value(5), "classes shown for each picture")
     ("json", po::bool_switch(), "print JSON")
+    ("precision", po::value<std::string>()->default_value("fp32"), "fp32, bf16 or auto (bf16 where the device has "
+                                                                   "instructions for it)")
     ("device", po::value<std::string>()->default_value("auto"), "auto, cpu or cuda[:i]");
   // clang-format on
   return options;
@@ -115,9 +117,11 @@ Loaded load(const po::variables_map& values) {
   if (path.empty()) throw UsageError("--checkpoint FOLDER is needed");
   Loaded loaded;
   loaded.device = choose_device(values["device"].as<std::string>());
+  const DType precision =
+      choose_precision(values["precision"].as<std::string>(), *loaded.device.backend);
   loaded.checkpoint = find_checkpoint(path);
-  loaded.model =
-      std::make_unique<ClipModel>(load_config(loaded.checkpoint), *loaded.device.backend);
+  loaded.model = std::make_unique<ClipModel>(load_config(loaded.checkpoint), *loaded.device.backend,
+                                             precision);
   load_parameters(loaded.checkpoint, loaded.model->parameters);
   loaded.tokenizer = std::make_unique<Tokenizer>(load_tokenizer(loaded.checkpoint));
   if (!loaded.device.note.empty()) std::cerr << "device " << loaded.device.note << '\n';

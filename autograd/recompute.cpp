@@ -16,7 +16,10 @@ std::vector<Variable> recompute(
   return record("recompute", ys, used, [=](const std::vector<Tensor>& dys) {
     std::vector<Variable> leaves, outputs;
     std::vector<Tensor> gradients;
-    for (const Variable& input : inputs) leaves.emplace_back(input.value(), input.requires_grad());
+    for (const Variable& input : inputs) {
+      leaves.emplace_back(input.value(), input.requires_grad());
+      leaves.back().set_gradient_dtype(input.gradient_dtype());
+    }
     Tape tape;
     const std::vector<Variable> again = function(leaves);
     for (size_t i = 0; i < again.size(); ++i) {

@@ -51,6 +51,7 @@ class CudaBackend final : public Backend {
   // ---- Memory ----
   Device device() const override;
   std::string name() const override { return name_; }
+  DType fast_dtype() const override { return DType::kBF16; }
   void* allocate(int64_t bytes) override;
   void release(void* address, int64_t bytes) noexcept override;
   void copy_from_host(void* to, const void* from, int64_t bytes) override;

@@ -86,6 +86,8 @@ class Backend {
   // ------------------------------------------------------------------------------------------------------
   virtual Device device() const = 0;
   virtual std::string name() const = 0;  ///< the processor's or GPU's, as its maker calls it
+  /// What products are fastest in: BF16 where the device has instructions for it, else F32.
+  virtual DType fast_dtype() const = 0;
   virtual void* allocate(
       int64_t bytes) = 0;  ///< 64-byte aligned; throws clip::Error if none is left
   virtual void release(void* address, int64_t bytes) noexcept = 0;

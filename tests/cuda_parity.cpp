@@ -11,7 +11,7 @@ namespace clip {
 namespace {
 
 /// Gradients that cancel to 0 in exact arithmetic may be a rounding of this size.
-constexpr double kZero = 1e-8;
+constexpr double kZero = 1e-7;
 
 constexpr uint64_t kSeed = 11, kOutputStream = 99;
 
@@ -22,7 +22,7 @@ Tensor scaled_normal(Backend& backend, const Shape& shape, uint64_t stream, doub
   return Tensor::from<float>(backend, shape, values);
 }
 
-/// x as it is stored in BF16; on the CPU, which does not compute in BF16, as F32 again.
+/// x as it is stored in BF16; on the CPU, whose F32 kernels are the measure, as F32 again.
 Tensor as_activation(const Tensor& x, DType activations) {
   if (activations == DType::kF32) return x;
   Backend& backend = x.backend();
@@ -111,21 +111,6 @@ void expect_parity(Backend& gpu, const std::function<std::vector<Tensor>(const D
   ASSERT_EQ(actual.size(), expected.size());
   for (size_t i = 0; i < actual.size(); ++i)
     expect_close(actual[i], expected[i], tolerance, concat("result ", i));
-}
-
-std::vector<Tensor> outputs_and_gradients(const OpCase& op, Backend& backend) {
-  const auto inputs = random_inputs(op.small, DType::kF32, backend, 3);
-  Tape tape;
-  const auto outputs = op.run(inputs);
-  std::vector<Tensor> cotangents, results;
-  for (const Variable& output : outputs) {
-    cotangents.push_back(random_tensor(output.shape(), DType::kF32, backend, 5, cotangents.size()));
-    results.push_back(output.value());
-  }
-  tape.backward(outputs, cotangents);
-  for (const Variable& input : inputs)
-    if (input.has_grad()) results.push_back(input.grad());
-  return results;
 }
 
 }  // namespace clip

@@ -52,14 +52,8 @@ class Draw {
 void expect_parity(Backend& gpu, const std::function<std::vector<Tensor>(const Draw&)>& run,
                    DType activations = DType::kF32, double tolerance = 1e-5);
 
-/// Outputs, then the inputs' gradients for random cotangents, of one F32 run on a device.
-std::vector<Tensor> outputs_and_gradients(const OpCase& op, Backend& backend);
-
 /// The comparison alone, for results on any devices.
 void expect_close(const Tensor& actual, const Tensor& expected, double tolerance,
                   const std::string& what);
-
-/// GoogleTest prints a failing case by its name.
-inline void PrintTo(const OpCase& op, std::ostream* out) { *out << op.name; }
 
 }  // namespace clip

@@ -31,14 +31,17 @@ auto run_under(const Orders& orders, const Run& run) {
 class EveryOpInTheSimulator : public testing::TestWithParam<OpCase> {};
 
 TEST_P(EveryOpInTheSimulator, GivesEqualBitsInEveryOrderOfLanesAndStreams) {
-  const auto bits = [](Backend& gpu) {
-    std::vector<std::vector<float>> results;
-    for (const Tensor& result : outputs_and_gradients(GetParam(), gpu))
-      results.push_back(result.to_vector<float>());
-    return results;
-  };
-  const auto expected = run_under(kAscending, bits);
-  for (const Orders& orders : kOthers) EXPECT_EQ(run_under(orders, bits), expected);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto bits = [dtype](Backend& gpu) {
+      const auto inputs = random_inputs(GetParam(), GetParam().small, dtype, gpu, 3);
+      std::vector<std::vector<double>> results;
+      for (const Tensor& result : outputs_and_gradients(GetParam(), inputs))
+        results.push_back(to_doubles(result));
+      return results;
+    };
+    const auto expected = run_under(kAscending, bits);
+    for (const Orders& orders : kOthers) EXPECT_EQ(run_under(orders, bits), expected) << dtype;
+  }
 }
 
 std::string case_name(const testing::TestParamInfo<OpCase>& info) { return info.param.name; }
@@ -52,9 +55,10 @@ HostBatch host_batch(int64_t step) {
 
 /// Trains for `steps` and returns the parameters; watch(step) is called before each.
 std::vector<float> train(
-    Backend& gpu, int64_t steps, const std::function<void(int64_t)>& watch = [](int64_t) {}) {
+    Backend& gpu, int64_t steps, DType dtype,
+    const std::function<void(int64_t)>& watch = [](int64_t) {}) {
   const ClipConfig config = tiny_config();
-  ClipModel model(config, gpu);
+  ClipModel model(config, gpu, dtype);
   randomize(model.parameters);
   AdamW optimizer(model.parameters, {.max_norm = 1.0});
   BatchUploader upload(gpu, config.vision.image_size);
@@ -70,15 +74,17 @@ std::vector<float> train(
 }
 
 TEST(TrainingInTheSimulator, GivesEqualBitsInEveryOrderOfLanesAndStreams) {
-  const auto values = [](Backend& gpu) { return train(gpu, 3); };
-  const auto expected = run_under(kAscending, values);
-  for (const Orders& orders : kOthers) EXPECT_EQ(run_under(orders, values), expected);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto values = [dtype](Backend& gpu) { return train(gpu, 3, dtype); };
+    const auto expected = run_under(kAscending, values);
+    for (const Orders& orders : kOthers) EXPECT_EQ(run_under(orders, values), expected) << dtype;
+  }
 }
 
 TEST(TrainingInTheSimulator, NeitherWaitsNorAsksForMemoryOnceItIsUnderWay) {
   const std::unique_ptr<Backend> gpu = make_cuda_backend(0);
   std::vector<cudasim::Counts> before;
-  train(*gpu, 6, [&](int64_t) { before.push_back(cudasim::counts()); });
+  train(*gpu, 6, DType::kBF16, [&](int64_t) { before.push_back(cudasim::counts()); });
   EXPECT_EQ(before[6].waits, before[2].waits);  // two steps make the two buffers of pictures
   EXPECT_EQ(before[6].allocations, before[4].allocations);
 }

@@ -182,9 +182,7 @@ for tool in memcheck racecheck initcheck synccheck; do
   fi
 done
 
-# What this build can train in.
-precisions=fp32
-if "$build/apps/bench" --help | grep -q -- '--precision.*bf16'; then precisions='fp32 bf16'; fi
+precisions='fp32 bf16'
 for model in $models; do
   for precision in $precisions; do
     title=${model##*/}

@@ -92,6 +92,11 @@ double attention_flop(int64_t queries, double keys, int64_t width) {
   return 2.0 * 7.0 * static_cast<double>(queries) * keys * static_cast<double>(width);
 }
 
+OpCase with_activations(int64_t count, OpCase op) {
+  op.activations = count;
+  return op;
+}
+
 std::vector<OpCase> make_op_cases() {
   const std::vector<int64_t> ragged = {5, 1, 17, 8}, images = {65};
   // clang-format off
@@ -104,18 +109,18 @@ std::vector<OpCase> make_op_cases() {
        [](auto& in) { return Outputs{project(in[0], in[1])}; }, product_flop},
       {"slice_rows_in_two", {{33, 7}}, {},
        [](auto& in) { return Outputs{slice_rows(in[0], 0, 12), slice_rows(in[0], 12, 33)}; }},
-      {"slice_rows_of_bias", {{33}}, {},
-       [](auto& in) { return Outputs{slice_rows(in[0], 1, 31)}; }},
+      with_activations(0, {"slice_rows_of_bias", {{33}}, {},
+       [](auto& in) { return Outputs{slice_rows(in[0], 1, 31)}; }}),
       {"layer_norm", {{33, 31}, {31}, {31}}, {{16640, 192}, {192}, {192}},
        [](auto& in) { return Outputs{layer_norm(in[0], in[1], in[2])}; }},
       {"layer_norm_two_segments", {{300, 5}, {5}, {5}}, {},
        [](auto& in) { return Outputs{layer_norm(in[0], in[1], in[2])}; }},
-      {"bias_residual_layer_norm", {{33, 31}, {33, 31}, {31}, {31}, {31}}, {{16640, 192}, {16640, 192}, {192}, {192}, {192}},
-       [](auto& in) { return both(bias_residual_layer_norm(in[0], in[1], in[2], in[3], in[4])); }},
-      {"bias_residual_layer_norm_norm_alone", {{1, 33}, {1, 33}, {33}, {33}, {33}}, {},
-       [](auto& in) { return Outputs{bias_residual_layer_norm(in[0], in[1], in[2], in[3], in[4]).normed}; }},
-      {"bias_residual_layer_norm_sum_alone", {{5, 31}, {5, 31}, {31}, {31}, {31}}, {},
-       [](auto& in) { return Outputs{bias_residual_layer_norm(in[0], in[1], in[2], in[3], in[4]).sum}; }},
+      with_activations(2, {"bias_residual_layer_norm", {{33, 31}, {33, 31}, {31}, {31}, {31}}, {{16640, 192}, {16640, 192}, {192}, {192}, {192}},
+       [](auto& in) { return both(bias_residual_layer_norm(in[0], in[1], in[2], in[3], in[4])); }}),
+      with_activations(2, {"bias_residual_layer_norm_norm_alone", {{1, 33}, {1, 33}, {33}, {33}, {33}}, {},
+       [](auto& in) { return Outputs{bias_residual_layer_norm(in[0], in[1], in[2], in[3], in[4]).normed}; }}),
+      with_activations(2, {"bias_residual_layer_norm_sum_alone", {{5, 31}, {5, 31}, {31}, {31}, {31}}, {},
+       [](auto& in) { return Outputs{bias_residual_layer_norm(in[0], in[1], in[2], in[3], in[4]).sum}; }}),
       {"bias_residual_layer_norm_of_itself", {{7, 31}, {31}, {31}, {31}}, {},
        [](auto& in) { return both(bias_residual_layer_norm(in[0], in[0], in[1], in[2], in[3])); }},
       {"bias_gelu_quick", {{33, 7}, {7}}, {{16640, 768}, {768}},
@@ -134,47 +139,47 @@ std::vector<OpCase> make_op_cases() {
          return Outputs{attention(in[0], self_sequences(in[0], in[0].size(0), large ? std::vector<int64_t>{12} : ragged),
                                   {.heads = large ? 3 : 2, .causal = Causal::kYes})};
        }, [](const Shapes& s) { return attention_flop(s[0][0], 6.5, s[0][1] / 3); }},  // 1 ... 12 keys
-      {"attention_one_query_row", {{3, 10}, {33, 20}}, {{256, 192}, {256 * 65, 2 * 192}},
-       [](auto& in) { return Outputs{attention(in[0], in[1], one_query_each(in[0], in[1]), {.heads = 2})}; }},
-      {"patch_embedding", {{7, 3, 3, 3}}, {{192, 3, 8, 8}},
+      with_activations(2, {"attention_one_query_row", {{3, 10}, {33, 20}}, {{256, 192}, {256 * 65, 2 * 192}},
+       [](auto& in) { return Outputs{attention(in[0], in[1], one_query_each(in[0], in[1]), {.heads = 2})}; }}),
+      with_activations(0, {"patch_embedding", {{7, 3, 3, 3}}, {{192, 3, 8, 8}},
        [](auto& in) {
          const bool large = in[0].size(2) == 8;
          return Outputs{patch_embedding(scattered_pixels(in[0], large ? 256 : 3, large ? 64 : 6), in[0])};
-       }, [](const Shapes& s) { return 4.0 * 256 * 64 * static_cast<double>(s[0].numel()); }},  // forward, dW
+       }, [](const Shapes& s) { return 4.0 * 256 * 64 * static_cast<double>(s[0].numel()); }}),  // forward, dW
       {"assemble_tokens", {{12, 7}, {7}, {5, 7}}, {{16384, 192}, {192}, {65, 192}},
        [](auto& in) { return Outputs{assemble_tokens(in[0], in[1], in[2])}; }},
-      {"token_embedding", {{31, 7}, {9, 7}}, {{8192, 192}, {77, 192}},
-       [](auto& in) { return Outputs{token_embedding(in[0], in[1], random_captions(in[0], in[1]))}; }},
+      with_activations(0, {"token_embedding", {{31, 7}, {9, 7}}, {{8192, 192}, {77, 192}},
+       [](auto& in) { return Outputs{token_embedding(in[0], in[1], random_captions(in[0], in[1]))}; }}),
       {"gather_rows", {{33, 7}}, {{16640, 192}},
        [](auto& in) { return Outputs{gather_rows(in[0], every_third_row(in[0]))}; }},
-      {"l2_normalize", {{31, 33}}, {{1024, 512}},
-       [](auto& in) { return Outputs{l2_normalize(in[0])}; }},
-      {"clip_loss", {{31, 7}, {31, 7}, {}}, {{1024, 512}, {1024, 512}, {}},
+      with_activations(OpCase::kFeatures, {"l2_normalize", {{31, 33}}, {{1024, 512}},
+       [](auto& in) { return Outputs{l2_normalize(in[0])}; }}),
+      with_activations(OpCase::kFeatures, {"clip_loss", {{31, 7}, {31, 7}, {}}, {{1024, 512}, {1024, 512}, {}},
        [](auto& in) { return Outputs{loss_of_unit_vectors(in, 4096)}; },
-       [](const Shapes& s) { return 12.0 * static_cast<double>(s[0][0] * s[0].numel()); }},
-      {"clip_loss_in_tiles", {{33, 7}, {33, 7}, {}}, {},
-       [](auto& in) { return Outputs{loss_of_unit_vectors(in, 10)}; }},
-      {"clip_loss_of_one_pair", {{1, 7}, {1, 7}, {}}, {},
-       [](auto& in) { return Outputs{loss_of_unit_vectors(in, 4096)}; }},
-      {"siglip_loss", {{31, 7}, {31, 7}, {}, {}}, {{1024, 512}, {1024, 512}, {}, {}},
+       [](const Shapes& s) { return 12.0 * static_cast<double>(s[0][0] * s[0].numel()); }}),
+      with_activations(OpCase::kFeatures, {"clip_loss_in_tiles", {{33, 7}, {33, 7}, {}}, {},
+       [](auto& in) { return Outputs{loss_of_unit_vectors(in, 10)}; }}),
+      with_activations(OpCase::kFeatures, {"clip_loss_of_one_pair", {{1, 7}, {1, 7}, {}}, {},
+       [](auto& in) { return Outputs{loss_of_unit_vectors(in, 4096)}; }}),
+      with_activations(OpCase::kFeatures, {"siglip_loss", {{31, 7}, {31, 7}, {}, {}}, {{1024, 512}, {1024, 512}, {}, {}},
        [](auto& in) { return Outputs{sigmoid_loss_of_unit_vectors(in, 4096)}; },
-       [](const Shapes& s) { return 10.0 * static_cast<double>(s[0][0] * s[0].numel()); }},
-      {"siglip_loss_in_tiles", {{33, 7}, {33, 7}, {}, {}}, {},
-       [](auto& in) { return Outputs{sigmoid_loss_of_unit_vectors(in, 10)}; }},
-      {"siglip_loss_of_one_pair", {{1, 7}, {1, 7}, {}, {}}, {},
-       [](auto& in) { return Outputs{sigmoid_loss_of_unit_vectors(in, 4096)}; }},
+       [](const Shapes& s) { return 10.0 * static_cast<double>(s[0][0] * s[0].numel()); }}),
+      with_activations(OpCase::kFeatures, {"siglip_loss_in_tiles", {{33, 7}, {33, 7}, {}, {}}, {},
+       [](auto& in) { return Outputs{sigmoid_loss_of_unit_vectors(in, 10)}; }}),
+      with_activations(OpCase::kFeatures, {"siglip_loss_of_one_pair", {{1, 7}, {1, 7}, {}, {}}, {},
+       [](auto& in) { return Outputs{sigmoid_loss_of_unit_vectors(in, 4096)}; }}),
       {"recompute", {{31, 7}, {7}, {33, 7}}, {},
        [](auto& in) {
          return recompute([](const Inputs& x) { return Outputs{linear(bias_gelu(x[0], x[1], Gelu::kQuick), x[2])}; }, in);
        }},
-      {"recompute_of_two_outputs", {{31, 7}, {31, 7}, {7}, {7}, {7}}, {},
+      with_activations(2, {"recompute_of_two_outputs", {{31, 7}, {31, 7}, {7}, {7}, {7}}, {},
        [](auto& in) {
          return recompute([](const Inputs& x) { return both(bias_residual_layer_norm(x[0], x[1], x[2], x[3], x[4])); }, in);
-       }},
+       }}),
       {"fan_out", {{5, 7}, {7, 7}}, {},
        [](auto& in) {
          const Variable y = linear(in[0], in[1]);
-         return Outputs{linear(y, in[1]), l2_normalize(y), linear(in[0], in[1])};
+         return Outputs{linear(y, in[1]), gather_rows(y, every_third_row(y)), linear(in[0], in[1])};
        }},
   };
   // clang-format on
@@ -187,24 +192,55 @@ const std::vector<OpCase>& op_cases() {
   return cases;
 }
 
+Tensor converted(const Tensor& x, DType dtype) {
+  Tensor y = Tensor::empty(x.backend(), x.shape(), dtype);
+  x.backend().convert(y, x);
+  return y;
+}
+
 Tensor random_tensor(const Shape& shape, DType dtype, Backend& backend, uint64_t seed,
                      uint64_t stream) {
   Random random(seed, stream);
   std::vector<double> values(static_cast<size_t>(shape.numel()));
   for (double& value : values) value = random.normal();
   const Tensor drawn = Tensor::from<double>(backend, shape, values);
-  if (dtype == DType::kF64) return drawn;
-  Tensor converted = Tensor::empty(backend, shape, dtype);
-  backend.convert(converted, drawn);
-  return converted;
+  return dtype == DType::kF64 ? drawn : converted(drawn, dtype);
 }
 
-std::vector<Variable> random_inputs(const Shapes& shapes, DType dtype, Backend& backend,
-                                    uint64_t seed) {
+std::vector<Variable> random_inputs(const OpCase& op, const Shapes& shapes, DType dtype,
+                                    Backend& backend, uint64_t seed) {
+  const bool features = op.activations == OpCase::kFeatures;
   std::vector<Variable> inputs;
-  for (const Shape& shape : shapes)
-    inputs.emplace_back(random_tensor(shape, dtype, backend, seed, inputs.size()), true);
+  for (const Shape& shape : shapes) {
+    const auto index = static_cast<int64_t>(inputs.size());
+    const DType held = features ? sum_dtype(dtype) : dtype;
+    inputs.emplace_back(random_tensor(shape, held, backend, seed, inputs.size()), true);
+    if (index >= op.activations) inputs.back().set_gradient_dtype(sum_dtype(dtype));
+  }
   return inputs;
+}
+
+std::vector<Variable> in_f64(const std::vector<Variable>& inputs) {
+  std::vector<Variable> wide;
+  for (const Variable& input : inputs)
+    wide.emplace_back(converted(input.value(), DType::kF64), true);
+  return wide;
+}
+
+std::vector<Tensor> outputs_and_gradients(const OpCase& op, const std::vector<Variable>& inputs) {
+  Tape tape;
+  const auto outputs = op.run(inputs);
+  std::vector<Tensor> cotangents, results;
+  for (const Variable& output : outputs) {
+    const Tensor exact =
+        random_tensor(output.shape(), DType::kBF16, output.backend(), 5, cotangents.size());
+    cotangents.push_back(converted(exact, output.gradient_dtype()));
+    results.push_back(output.value());
+  }
+  tape.backward(outputs, cotangents);
+  for (const Variable& input : inputs)
+    if (input.has_grad()) results.push_back(input.grad());
+  return results;
 }
 
 }  // namespace clip

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "tests/gradient_check.h"
+#include "tests/tiny_clip.h"
 
 namespace clip {
 namespace {
@@ -17,28 +18,17 @@ class EveryOp : public testing::TestWithParam<OpCase> {};
 
 TEST_P(EveryOp, HasTheGradientThatCentralDifferencesShow) {
   const OpCase& op = GetParam();
-  const auto inputs = random_inputs(op.small, DType::kF64, cpu_backend(), 3);
+  const auto inputs = random_inputs(op, op.small, DType::kF64, cpu_backend(), 3);
   std::vector<std::string> names;
   for (size_t i = 0; i < inputs.size(); ++i) names.push_back(concat(op.name, ", input ", i));
   EXPECT_EQ(check_gradients([&] { return op.run(inputs); }, inputs, names), "");
 }
 
 /// Bytes of all outputs and all gradients of one run.
-std::vector<std::vector<char>> bits_of_run(const OpCase& op, const OpCase::Shapes& shapes,
-                                           DType dtype) {
-  const auto inputs = random_inputs(shapes, dtype, cpu_backend(), 3);
-  Tape tape;
-  const auto outputs = op.run(inputs);
-  std::vector<Tensor> cotangents, results;
-  for (const Variable& output : outputs) {
-    cotangents.push_back(random_tensor(output.shape(), dtype, cpu_backend(), 5, cotangents.size()));
-    results.push_back(output.value());
-  }
-  tape.backward(outputs, cotangents);
-  for (const Variable& input : inputs)
-    if (input.has_grad()) results.push_back(input.grad());
+std::vector<std::vector<char>> bits_of_run(const OpCase& op, DType dtype) {
   std::vector<std::vector<char>> bits;
-  for (const Tensor& result : results) {
+  const auto inputs = random_inputs(op, op.small, dtype, cpu_backend(), 3);
+  for (const Tensor& result : outputs_and_gradients(op, inputs)) {
     bits.emplace_back(static_cast<size_t>(result.bytes()));
     result.copy_to_host(bits.back().data());
   }
@@ -48,59 +38,58 @@ std::vector<std::vector<char>> bits_of_run(const OpCase& op, const OpCase::Shape
 TEST_P(EveryOp, GivesTheSameBitsTwiceAndOnOneThreadOrThree) {
   const OpCase& op = GetParam();
   const int threads = omp_get_max_threads();
-  for (DType dtype : {DType::kF64, DType::kF32}) {
+  for (DType dtype : {DType::kF64, DType::kF32, DType::kBF16}) {
     omp_set_num_threads(1);
-    const auto one = bits_of_run(op, op.small, dtype);
-    omp_set_num_threads(3);
-    EXPECT_EQ(one, bits_of_run(op, op.small, dtype)) << dtype;
-    EXPECT_EQ(one, bits_of_run(op, op.small, dtype)) << dtype;
+    const auto one = bits_of_run(op, dtype);
+    for (const int count : {2, 3, 3}) {
+      omp_set_num_threads(count);
+      EXPECT_EQ(one, bits_of_run(op, dtype)) << dtype << " on " << count << " threads";
+    }
   }
   omp_set_num_threads(threads);
 }
 
-TEST_P(EveryOp, AgreesInF32WithF64) {
-  const OpCase& op = GetParam();
-  const auto run = [&](DType dtype) {
-    const auto inputs64 = random_inputs(op.small, DType::kF64, cpu_backend(), 3);
-    std::vector<Variable> inputs;
-    for (const Variable& input : inputs64) {
-      // Both runs start from numbers that F32 holds exactly.
-      Tensor single = Tensor::empty(cpu_backend(), input.shape(), DType::kF32);
-      cpu_backend().convert(single, input.value());
-      Tensor value = Tensor::empty(cpu_backend(), input.shape(), dtype);
-      if (dtype == DType::kF32)
-        value = single;
-      else
-        cpu_backend().convert(value, single);
-      inputs.emplace_back(value, true);
-    }
-    std::vector<std::vector<double>> results;
-    for (const Variable& output : op.run(inputs)) {
-      Tensor wide = Tensor::empty(cpu_backend(), output.shape(), DType::kF64);
-      if (dtype == DType::kF64)
-        wide = output.value();
-      else
-        cpu_backend().convert(wide, output.value());
-      results.push_back(wide.to_vector<double>());
-    }
-    return results;
-  };
-  const auto narrow = run(DType::kF32), wide = run(DType::kF64);
+/// Outputs and gradients against those in F64 from the same numbers; errors are relative to the
+/// largest number of a tensor, or to 1.
+void expect_agreement_with_f64(const OpCase& op, DType dtype, double tolerance) {
+  const auto inputs = random_inputs(op, op.small, dtype, cpu_backend(), 3);
+  const auto narrow = outputs_and_gradients(op, inputs);
+  const auto wide = outputs_and_gradients(op, in_f64(inputs));
+  ASSERT_EQ(narrow.size(), wide.size());
   for (size_t i = 0; i < wide.size(); ++i) {
-    double largest = 0, error = 0;
-    for (size_t j = 0; j < wide[i].size(); ++j) {
-      largest = std::max(largest, std::abs(wide[i][j]));
-      error = std::max(error, std::abs(wide[i][j] - narrow[i][j]));
+    const auto actual = to_doubles(narrow[i]), expected = to_doubles(wide[i]);
+    double largest = 1, error = 0;
+    for (size_t j = 0; j < expected.size(); ++j) {
+      largest = std::max(largest, std::abs(expected[j]));
+      const double difference = std::abs(expected[j] - actual[j]);
+      error = difference <= error ? error : difference;  // a NaN stays
     }
-    EXPECT_LE(error, 5e-6 * std::max(1.0, largest)) << "output " << i;  // tens of roundings of 6e-8
+    EXPECT_LE(error, tolerance * largest) << dtype << ", result " << i;
+  }
+}
+
+TEST_P(EveryOp, AgreesInF32WithF64) {
+  expect_agreement_with_f64(GetParam(), DType::kF32, 1e-5);  // tens of roundings of 6e-8
+}
+
+TEST_P(EveryOp, AgreesInBF16WithF64) {
+  // What is stored is rounded by up to 2^-8 of itself: results, and a tensor on the way to them (a
+  // sum before its norm, an activation before its product, y in attention's gradient).
+  expect_agreement_with_f64(GetParam(), DType::kBF16, 2 * 0x1p-8);
+}
+
+TEST_P(EveryOp, KeepsParametersGradientsAndFeaturesInF32BesideBF16) {
+  const OpCase& op = GetParam();
+  const auto inputs = random_inputs(op, op.small, DType::kBF16, cpu_backend(), 3);
+  outputs_and_gradients(op, inputs);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const bool activation = static_cast<int64_t>(i) < op.activations;
+    if (!inputs[i].has_grad()) continue;  // not used, as the norm where the sum alone is
+    EXPECT_EQ(inputs[i].grad().dtype(), activation ? DType::kBF16 : DType::kF32) << "input " << i;
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Ops, EveryOp, testing::ValuesIn(op_cases()), case_name);
 
 }  // namespace
-
-/// GoogleTest prints a failing case by its name.
-void PrintTo(const OpCase& op, std::ostream* out) { *out << op.name; }
-
 }  // namespace clip

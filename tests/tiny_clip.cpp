@@ -1,7 +1,6 @@
 #include "tests/tiny_clip.h"
 
 #include "engine/random.h"
-#include "models/training.h"
 
 namespace clip {
 namespace {
@@ -32,6 +31,7 @@ void randomize(ParameterList& parameters) {
     for (double& number : numbers) number = random.uniform(low, high);
     value.backend().convert(value, Tensor::from<double>(value.backend(), value.shape(), numbers));
   }
+  parameters.round_values();
 }
 
 Tensor tiny_images(int64_t step, Backend& backend) {
@@ -69,6 +69,20 @@ Variable tiny_loss(const Clip& clip, int64_t step) {
   const auto comm = make_single_communicator();
   const Batch batch{tiny_images(step, backend), pack_tokens(tiny_captions(step), backend)};
   return contrast(clip, batch, *comm).loss;
+}
+
+std::vector<StepMetrics> tiny_training(ClipModel& model) {
+  randomize(model.parameters);
+  Backend& backend = model.clip.logit_scale.backend();
+  AdamW optimizer(model.parameters, {.max_norm = 1.0});
+  const LearningRate lr{.lr = 3e-3, .warmup_steps = 5, .total_steps = 20};
+  const auto comm = make_single_communicator();
+  std::vector<StepMetrics> steps;
+  for (int64_t step = 0; step < 20; ++step) {
+    const Batch batch{tiny_images(step, backend), pack_tokens(tiny_captions(step), backend)};
+    steps.push_back(train_step(model, optimizer, {batch}, lr.at(step), *comm));
+  }
+  return steps;
 }
 
 }  // namespace clip

@@ -2,7 +2,7 @@
 // tests/reference/make_clip_reference.py draws the same numbers.
 #pragma once
 
-#include "models/clip.h"
+#include "models/training.h"
 
 namespace clip {
 
@@ -21,5 +21,9 @@ std::vector<double> to_doubles(const Tensor& tensor);
 
 /// The contrastive loss of a batch, recorded if a tape is active.
 Variable tiny_loss(const Clip& clip, int64_t step);
+
+/// Randomizes the model and trains it for 20 steps: warm-up, cosine, decay of matrices alone,
+/// clipping to norm 1, clamp of logit_scale. Returns what each step has to tell.
+std::vector<StepMetrics> tiny_training(ClipModel& model);
 
 }  // namespace clip

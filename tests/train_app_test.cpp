@@ -5,7 +5,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <set>
+
 #include "models/clip.h"
+#include "models/safetensors.h"
 #include "tests/run_command.h"
 
 namespace clip {
@@ -129,6 +132,40 @@ TEST_F(TrainApp, TwoRunsHaveEqualBits) {
   EXPECT_TRUE(weights("a", 12) == weights("c", 12));
   ASSERT_EQ(train("d", {"--steps", "12", "--seed", "1"}).status, 0);
   EXPECT_FALSE(weights("a", 12) == weights("d", 12));
+}
+
+/// The dtypes of a checkpoint's file.
+std::set<std::string> dtypes_of(const std::string& path) {
+  std::set<std::string> dtypes;
+  const SafetensorsFile file(path);
+  for (const auto& [name, entry] : file.entries()) dtypes.insert(entry.dtype);
+  return dtypes;
+}
+
+TEST_F(TrainApp, InBF16ItKeepsF32AndGoesOnBitForBit) {
+  const Strings bf16 = {"--precision",  "bf16", "--steps",      "12",
+                        "--accum-freq", "2",    "--save-steps", "5"};
+  const AppResult whole = train("whole", bf16);
+  ASSERT_EQ(whole.status, 0) << whole.err;
+  expect_contains(whole.out, "on cpu in bf16");
+  for (const char* file : {kWeights, kState})
+    EXPECT_EQ(dtypes_of(checkpoint("whole", 12) + file), std::set<std::string>{"F32"});
+  ASSERT_EQ(train("cut", bf16).status, 0);
+  for (const int64_t step : {10, 12}) fs::remove_all(checkpoint("cut", step));
+  ASSERT_EQ(resume({"runs/cut"}).status, 0);
+  EXPECT_TRUE(weights("whole", 12) == weights("cut", 12));
+  EXPECT_TRUE(state("whole", 12) == state("cut", 12));
+  ASSERT_EQ(train("fp32", {"--steps", "12", "--accum-freq", "2"}).status, 0);
+  EXPECT_FALSE(weights("whole", 12) == weights("fp32", 12));
+}
+
+TEST_F(TrainApp, AutomaticPrecisionIsWhatTheProcessorIsFastIn) {
+  const bool fast = cpu_backend().fast_dtype() == DType::kBF16;
+  expect_contains(train("a", {"--steps", "0", "--precision", "auto"}).out,
+                  fast ? "on cpu in bf16" : "on cpu in fp32");
+  const AppResult wrong = train("b", {"--precision", "fp16"});
+  EXPECT_EQ(wrong.status, 2);
+  expect_contains(wrong.err, "--precision must be fp32, bf16 or auto, got 'fp16'");
 }
 
 TEST_F(TrainApp, TheSamePairsTrainTheSameFromEveryKindOfData) {

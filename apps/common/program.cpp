@@ -93,10 +93,14 @@ ChosenDevice choose_device(const std::string& name, int64_t local_rank) {
   throw UsageError(concat("--device must be auto, cpu, cuda or cuda:i, got '", name, "'"));
 }
 
-DType choose_precision(const std::string& name) {
+DType choose_precision(const std::string& name, const Backend& backend) {
   if (name == "fp32") return DType::kF32;
-  throw UsageError(concat("--precision must be fp32, got '", name, "'"));
+  if (name == "bf16") return DType::kBF16;
+  if (name == "auto") return backend.fast_dtype();
+  throw UsageError(concat("--precision must be fp32, bf16 or auto, got '", name, "'"));
 }
+
+const char* precision_name(DType precision) { return precision == DType::kBF16 ? "bf16" : "fp32"; }
 
 void catch_stop_signals() {
   std::signal(SIGINT, remember_signal);

@@ -41,9 +41,11 @@ struct ChosenDevice {
 /// throws UsageError if the name is none of auto, cpu, cuda, cuda:i; Error if there is no such GPU
 ChosenDevice choose_device(const std::string& name, int64_t local_rank = 0);
 
-/// What activations are stored as, by open_clip's name of it.
-/// throws UsageError that lists the names
-DType choose_precision(const std::string& name);
+/// What the towers compute in: fp32, bf16, or auto, which is bf16 where the device is fast in it.
+/// throws UsageError if the name is none of these
+DType choose_precision(const std::string& name, const Backend& backend);
+/// "fp32" or "bf16", as the option has it.
+const char* precision_name(DType precision);
 
 /// From now on Ctrl-C, SIGTERM and SIGUSR1 only set stop_requested(); a second one ends the program
 /// at once.

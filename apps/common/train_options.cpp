@@ -59,7 +59,8 @@ po::options_description option_list(const Recipe& recipe) {
     ("batch-size", number(recipe.batch_size), "pairs of a step; with --accum-freq of a micro-batch, under mpirun of each rank")
     ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once")
     ("grad-checkpointing", po::bool_switch(), "keep a block's input alone and compute the rest again in backward")
-    ("precision", text("fp32"), "fp32, or bf16: weights kept in F32, towers computed in BF16")
+    ("precision", text("fp32"), "fp32; bf16: weights kept in F32, towers computed in BF16; auto: bf16 where "
+                                "the device has instructions for it")
     ("siglip", po::bool_switch(), "train a new model with the pairwise sigmoid loss instead of CLIP's softmax loss; a "
                                   "checkpoint keeps its own")
     ("siglip-bias-init", real(-10), "logit bias that --siglip starts from")
@@ -264,8 +265,7 @@ TrainOptions parse_train_options(int argc, const char* const* argv) {
   options.accum_freq = at_least(values, "accum-freq", 1, 1 << 20);
   options.activations =
       values["grad-checkpointing"].as<bool>() ? Activations::kRecomputed : Activations::kKept;
-  options.dtype =
-      one_of(values, "precision", "fp32", "bf16") == "bf16" ? DType::kBF16 : DType::kF32;
+  options.precision = text("precision");
   const bool by_epochs = values["steps"].defaulted() && !values["epochs"].defaulted();
   options.steps = by_epochs ? -1 : at_least(values, "steps", -1);
   options.epochs = at_least(values, "epochs", 0);

@@ -33,8 +33,8 @@ struct TrainOptions {
   int64_t batch_size = 0;  ///< pairs of a rank's micro-batch
   int64_t accum_freq = 1;  ///< micro-batches of a step
   Activations activations = Activations::kKept;
-  DType dtype = DType::kF32;  ///< what the towers compute in
-  int64_t steps = 0;          ///< -1: as many as `epochs` make
+  std::string precision;  ///< for choose_precision()
+  int64_t steps = 0;      ///< -1: as many as `epochs` make
   int64_t epochs = 0;
   LearningRate lr;  ///< total_steps is set once the data are known
   OptimizerOptions optimizer;

@@ -60,7 +60,7 @@ void CpuBackend::adamw(Tensor& values, Tensor& rounded_values, Tensor& first_mom
                        Tensor& second_moments, const Tensor& gradients, const Tensor& decays,
                        const Tensor& scalars, const AdamWOptions& options) {
   if (scalars.data<double>()[kIsSkipped] != 0) return;
-  for_float("adamw", values.dtype(), [&]<class T>(T) {
+  for_real("adamw", values.dtype(), [&]<class T>(T) {
     const Step<T> step = step_of<T>(scalars.data<double>(), options);
     const T decayed = static_cast<T>(1.0 - options.lr * options.weight_decay);
     T *p = values.data<T>(), *m = first_moments.data<T>(), *v = second_moments.data<T>();

@@ -31,26 +31,27 @@ RowSoftmax<T> exponentiate(T* __restrict scores, int64_t limit) {
 
 /// y, log_sum_exp: this sequence and head's first row; y's rows are y_stride apart.
 template <class T>
-void forward_head(T* y, int64_t y_stride, T* log_sum_exp, const Columns& q, const Columns& k,
-                  const Columns& v, const Head& head, Scratch<T> scratch) {
-  const int64_t d = head.d, padded_d = head.padded_d<T>();
-  const int64_t ld = round_up(head.keys, kLanes<T>), step = head.block_rows();
-  const PackedKeys<T> keys = pack_keys(k, head, scratch);
-  T* const values = pack_rows(v, head.first_key, head.keys, T(1), head, scratch);
-  T* const sums = scratch.take(kBlockRows * padded_d);
-  T* const scores = scratch.take(kBlockRows * ld);
-  const Scratch<T> block_scratch = scratch;
+void forward_head(T* y, int64_t y_stride, Real<T>* log_sum_exp, const Columns& q, const Columns& k,
+                  const Columns& v, const Head& head, Scratch<Real<T>> scratch) {
+  using R = Real<T>;
+  const int64_t d = head.d, padded_d = head.padded_d<R>();
+  const int64_t ld = round_up(head.keys, kLanes<R>), step = head.block_rows();
+  const PackedKeys<R> keys = pack_keys<T>(k, head, scratch);
+  R* const values = pack_rows<T>(v, head.first_key, head.keys, R(1), head, scratch);
+  R* const sums = scratch.take(kBlockRows * padded_d);
+  R* const scores = scratch.take(kBlockRows * ld);
+  const Scratch<R> block_scratch = scratch;
   for (int64_t first = 0; first < head.queries; first += step) {
     const int64_t rows = std::min(step, head.queries - first);
-    const int64_t seen = head.visible_keys(first + rows - 1), limit = round_up(seen, kLanes<T>);
+    const int64_t seen = head.visible_keys(first + rows - 1), limit = round_up(seen, kLanes<R>);
     scratch = block_scratch;
-    const T* const queries =
-        pack_rows(q, head.first_query + first, rows, head.scale<T>(), head, scratch);
+    const R* const queries =
+        pack_rows<T>(q, head.first_query + first, rows, head.scale<R>(), head, scratch);
     multiply_by_keys(scores, ld, queries, keys, rows, limit, head);
-    T row_sums[kBlockRows];
+    R row_sums[kBlockRows];
     for (int64_t i = 0; i < rows; ++i) {
       mask(scores + i * ld, head.visible_keys(first + i), limit);
-      const RowSoftmax<T> row = exponentiate(scores + i * ld, limit);
+      const RowSoftmax<R> row = exponentiate(scores + i * ld, limit);
       row_sums[i] = row.sum;
       log_sum_exp[first + i] = row.maximum + std::log(row.sum);
     }
@@ -58,7 +59,7 @@ void forward_head(T* y, int64_t y_stride, T* log_sum_exp, const Columns& q, cons
                            false);
     for (int64_t i = 0; i < rows; ++i) {
       unpack(y + (first + i) * y_stride, y_stride, sums + i * padded_d, padded_d, 1, d,
-             T(1) / row_sums[i], Accumulate::kNo);
+             R(1) / row_sums[i], Accumulate::kNo);
     }
   }
 }
@@ -69,14 +70,15 @@ void CpuBackend::attention_forward(Tensor& y, Tensor& log_sum_exp, const Columns
                                    const Columns& k, const Columns& v, const Sequences& sequences,
                                    const AttentionOptions& options) {
   for_float("attention", y.dtype(), [&]<class T>(T) {
+    using R = Real<T>;
     const int64_t width = y.width(), total_queries = log_sum_exp.width();
-    for_heads<T>(*this, q, sequences, options, [&](const Head& head, const Scratch<T>& scratch) {
+    for_heads<R>(*this, q, sequences, options, [&](const Head& head, const Scratch<R>& scratch) {
       T* const to = y.data<T>() + head.first_query * width + head.index * head.d;
-      T* const sums = log_sum_exp.data<T>() + head.index * total_queries + head.first_query;
-      if (head.keys > 0) return forward_head(to, width, sums, q, k, v, head, scratch);
+      R* const sums = log_sum_exp.data<R>() + head.index * total_queries + head.first_query;
+      if (head.keys > 0) return forward_head<T>(to, width, sums, q, k, v, head, scratch);
       for (int64_t i = 0; i < head.queries; ++i) {  // a softmax over nothing
-        std::fill_n(to + i * width, head.d, T(0));
-        sums[i] = -std::numeric_limits<T>::infinity();
+        std::fill_n(to + i * width, head.d, T{});
+        sums[i] = -std::numeric_limits<R>::infinity();
       }
     });
   });

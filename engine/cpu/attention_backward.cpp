@@ -25,32 +25,34 @@ template <class T>
 struct Outputs {
   const T *dy, *y;
   int64_t stride;
-  const T* log_sum_exp;
+  const Real<T>* log_sum_exp;
 };
 
 template <class T>
 void backward_head(Columns& dq, Columns& dk, Columns& dv, const Outputs<T>& outputs,
                    const Columns& q, const Columns& k, const Columns& v, const Head& head,
-                   Accumulate to_dq, Accumulate to_dkv, Scratch<T> scratch) {
-  const int64_t d = head.d, padded_d = head.padded_d<T>();
-  const int64_t ld = round_up(head.keys, kLanes<T>), step = head.block_rows();
-  const PackedKeys<T> keys = pack_keys(k, head, scratch), values = pack_keys(v, head, scratch);
-  T* const key_sums = scratch.take(head.keys * padded_d);
-  T* const value_sums = scratch.take(head.keys * padded_d);
-  T* const query_sums = scratch.take(kBlockRows * padded_d);
-  T* const ys = query_sums;  // needed before the sums are
-  T* const dys = scratch.take(kBlockRows * padded_d);
-  T* const scores = scratch.take(kBlockRows * ld);
-  T* const dp = scratch.take(kBlockRows * ld);
-  std::fill_n(key_sums, head.keys * padded_d, T(0));
-  std::fill_n(value_sums, head.keys * padded_d, T(0));
-  const Scratch<T> block_scratch = scratch;
+                   Accumulate to_dq, Accumulate to_dkv, Scratch<Real<T>> scratch) {
+  using R = Real<T>;
+  const int64_t d = head.d, padded_d = head.padded_d<R>();
+  const int64_t ld = round_up(head.keys, kLanes<R>), step = head.block_rows();
+  const PackedKeys<R> keys = pack_keys<T>(k, head, scratch),
+                      values = pack_keys<T>(v, head, scratch);
+  R* const key_sums = scratch.take(head.keys * padded_d);
+  R* const value_sums = scratch.take(head.keys * padded_d);
+  R* const query_sums = scratch.take(kBlockRows * padded_d);
+  R* const ys = query_sums;  // needed before the sums are
+  R* const dys = scratch.take(kBlockRows * padded_d);
+  R* const scores = scratch.take(kBlockRows * ld);
+  R* const dp = scratch.take(kBlockRows * ld);
+  std::fill_n(key_sums, head.keys * padded_d, R(0));
+  std::fill_n(value_sums, head.keys * padded_d, R(0));
+  const Scratch<R> block_scratch = scratch;
   for (int64_t first = 0; first < head.queries; first += step) {
     const int64_t rows = std::min(step, head.queries - first);
-    const int64_t seen = head.visible_keys(first + rows - 1), limit = round_up(seen, kLanes<T>);
+    const int64_t seen = head.visible_keys(first + rows - 1), limit = round_up(seen, kLanes<R>);
     scratch = block_scratch;
-    const T* const queries =
-        pack_rows(q, head.first_query + first, rows, head.scale<T>(), head, scratch);
+    const R* const queries =
+        pack_rows<T>(q, head.first_query + first, rows, head.scale<R>(), head, scratch);
     pack(dys, padded_d, outputs.dy + first * outputs.stride, outputs.stride, rows, d);
     pack(ys, padded_d, outputs.y + first * outputs.stride, outputs.stride, rows, d);
     multiply_by_keys(scores, ld, queries, keys, rows, limit, head);
@@ -67,13 +69,13 @@ void backward_head(Columns& dq, Columns& dk, Columns& dv, const Outputs<T>& outp
     multiply<Left::kPlain>(query_sums, padded_d, dp, ld, keys.rows, padded_d, rows, padded_d, seen,
                            false);
     unpack(head_data<T>(dq, head.first_query + first, head), dq.matrix.width(), query_sums,
-           padded_d, rows, d, head.scale<T>(), to_dq);
+           padded_d, rows, d, head.scale<R>(), to_dq);
   }
   // The queries were packed with the scale, so dk needs none.
   unpack(head_data<T>(dk, head.first_key, head), dk.matrix.width(), key_sums, padded_d, head.keys,
-         d, T(1), to_dkv);
+         d, R(1), to_dkv);
   unpack(head_data<T>(dv, head.first_key, head), dv.matrix.width(), value_sums, padded_d, head.keys,
-         d, T(1), to_dkv);
+         d, R(1), to_dkv);
 }
 
 }  // namespace
@@ -84,12 +86,13 @@ void CpuBackend::attention_backward(Columns& dq, Columns& dk, Columns& dv, const
                                     const AttentionOptions& options, Accumulate to_dq,
                                     Accumulate to_dkv) {
   for_float("attention", y.dtype(), [&]<class T>(T) {
+    using R = Real<T>;
     const int64_t width = y.width(), total_queries = log_sum_exp.width();
-    for_heads<T>(*this, q, sequences, options, [&](const Head& head, const Scratch<T>& scratch) {
+    for_heads<R>(*this, q, sequences, options, [&](const Head& head, const Scratch<R>& scratch) {
       const int64_t first = head.first_query * width + head.index * head.d;
       const Outputs<T> outputs{
           dy.data<T>() + first, y.data<T>() + first, width,
-          log_sum_exp.data<T>() + head.index * total_queries + head.first_query};
+          log_sum_exp.data<R>() + head.index * total_queries + head.first_query};
       backward_head(dq, dk, dv, outputs, q, k, v, head, to_dq, to_dkv, scratch);
     });
   });

@@ -105,28 +105,29 @@ struct Scratch {
   static constexpr int64_t kAlignment = 64;
 };
 
-/// A packed copy of one head's rows, times factor.
+/// A packed copy of one head's rows, stored as T, times factor.
 template <class T>
-T* pack_rows(const Columns& from, int64_t first_row, int64_t rows, T factor, const Head& head,
-             Scratch<T>& scratch) {
-  const int64_t padded_d = head.padded_d<T>();
-  T* const to = scratch.take(rows * padded_d);
+Real<T>* pack_rows(const Columns& from, int64_t first_row, int64_t rows, Real<T> factor,
+                   const Head& head, Scratch<Real<T>>& scratch) {
+  const int64_t padded_d = head.padded_d<Real<T>>();
+  Real<T>* const to = scratch.take(rows * padded_d);
   pack(to, padded_d, head_data<T>(from, first_row, head), from.matrix.width(), rows, head.d,
        factor);
   return to;
 }
 
 template <class T>
-PackedKeys<T> pack_keys(const Columns& from, const Head& head, Scratch<T>& scratch) {
-  PackedKeys<T> keys{.rows = pack_rows(from, head.first_key, head.keys, T(1), head, scratch),
-                     .transposed = scratch.take(head.d * transposed_width<T>(head.keys)),
+PackedKeys<Real<T>> pack_keys(const Columns& from, const Head& head, Scratch<Real<T>>& scratch) {
+  using R = Real<T>;
+  PackedKeys<R> keys{.rows = pack_rows<T>(from, head.first_key, head.keys, R(1), head, scratch),
+                     .transposed = scratch.take(head.d * transposed_width<R>(head.keys)),
                      .vector_keys = 0,
-                     .ld = transposed_width<T>(head.keys)};
+                     .ld = transposed_width<R>(head.keys)};
   if (head.queries >= kMinQueriesToTranspose) {
-    const bool last_by_dot = head.keys % kLanes<T> <= kMaxDotKeys;
+    const bool last_by_dot = head.keys % kLanes<R> <= kMaxDotKeys;
     keys.vector_keys =
-        last_by_dot ? head.keys / kLanes<T> * kLanes<T> : round_up(head.keys, kLanes<T>);
-    pack_transposed(keys.transposed, keys.ld, keys.rows, head.padded_d<T>(),
+        last_by_dot ? head.keys / kLanes<R> * kLanes<R> : round_up(head.keys, kLanes<R>);
+    pack_transposed(keys.transposed, keys.ld, keys.rows, head.padded_d<R>(),
                     std::min(head.keys, keys.vector_keys), head.d, keys.vector_keys);
   }
   return keys;
@@ -163,16 +164,16 @@ void mask(T* scores, int64_t visible, int64_t limit) {
 }
 
 /// to [rows, columns] (+)= factor from [rows, columns]
-template <class T>
-void unpack(T* __restrict to, int64_t stride, const T* __restrict from, int64_t ld, int64_t rows,
+template <class To, class T>
+void unpack(To* __restrict to, int64_t stride, const T* __restrict from, int64_t ld, int64_t rows,
             int64_t columns, T factor, Accumulate accumulate) {
   for (int64_t i = 0; i < rows; ++i, to += stride, from += ld) {
     if (accumulate == Accumulate::kYes) {
 #pragma omp simd
-      for (int64_t j = 0; j < columns; ++j) to[j] += factor * from[j];
+      for (int64_t j = 0; j < columns; ++j) assign(to[j], to_real(to[j]) + factor * from[j]);
     } else {
 #pragma omp simd
-      for (int64_t j = 0; j < columns; ++j) to[j] = factor * from[j];
+      for (int64_t j = 0; j < columns; ++j) assign(to[j], factor * from[j]);
     }
   }
 }

@@ -54,7 +54,7 @@ T gradient_row(T* cosines, T scale, T factor, T row_lse, const T* column_lse, in
 void CpuBackend::clip_loss_tile_forward(Tensor& row_max, Tensor& row_sum, Tensor& diagonal,
                                         const Tensor& cosines, const Tensor& logit_scale,
                                         int64_t first_row, int64_t first_column) {
-  for_float("clip_loss", cosines.dtype(), [&]<class T>(T) {
+  for_real("clip_loss", cosines.dtype(), [&]<class T>(T) {
     const int64_t columns = cosines.width();
     const T scale = scale_of<T>(logit_scale);
     const T* tile = cosines.data<T>();
@@ -77,7 +77,7 @@ void CpuBackend::clip_loss_tile_forward(Tensor& row_max, Tensor& row_sum, Tensor
 
 void CpuBackend::clip_loss_log_sum_exp(Tensor& log_sum_exp, const Tensor& row_max,
                                        const Tensor& row_sum) {
-  for_float("clip_loss", log_sum_exp.dtype(), [&]<class T>(T) {
+  for_real("clip_loss", log_sum_exp.dtype(), [&]<class T>(T) {
     T* out = log_sum_exp.data<T>();
     const T *maxima = row_max.data<T>(), *sums = row_sum.data<T>();
     for (int64_t row = 0; row < row_max.numel(); ++row) {
@@ -88,7 +88,7 @@ void CpuBackend::clip_loss_log_sum_exp(Tensor& log_sum_exp, const Tensor& row_ma
 
 void CpuBackend::clip_loss_reduce(Tensor& loss, const Tensor& image_lse, const Tensor& text_lse,
                                   const Tensor& diagonal, int64_t global_rows) {
-  for_float("clip_loss", loss.dtype(), [&]<class T>(T) {
+  for_real("clip_loss", loss.dtype(), [&]<class T>(T) {
     const T *image = image_lse.data<T>(), *text = text_lse.data<T>(), *pairs = diagonal.data<T>();
     double total = 0;  // F64, row after row: a few thousand numbers
     for (int64_t row = 0; row < diagonal.numel(); ++row) {
@@ -104,7 +104,7 @@ void CpuBackend::clip_loss_tile_backward(Tensor& cosines, Tensor& row_dots, cons
                                          const Tensor& dloss, int64_t first_row,
                                          int64_t first_column, int64_t global_rows,
                                          Accumulate to_row_dots) {
-  for_float("clip_loss", cosines.dtype(), [&]<class T>(T) {
+  for_real("clip_loss", cosines.dtype(), [&]<class T>(T) {
     const int64_t columns = cosines.width();
     const T scale = scale_of<T>(logit_scale);
     const T factor = *dloss.data<T>() * scale / (T(2) * static_cast<T>(global_rows));

@@ -1,5 +1,5 @@
 // The CPU: every kernel as a loop that the compiler vectorises, OpenMP for threads, oneDNN for F32
-// products. One file per op family implements these members: memory.cpp, matmul.cpp,
+// and BF16 products. One file per op family implements these members: memory.cpp, matmul.cpp,
 // layer_norm.cpp, gelu.cpp, attention.cpp, ...
 #pragma once
 
@@ -8,19 +8,30 @@
 #include <vector>
 
 #include "engine/backend.h"
+#include "engine/cpu/bfloat16.h"
 
 namespace clip {
 
-/// Calls body with a zero of the C++ type of a float dtype: for_float(x.dtype(), [&]<class T>(T) {
-/// ... }).
+/// Calls body with a zero of the C++ type of F32 or F64: what is never kept in BF16.
 template <class Body>
-void for_float(const char* op, DType dtype, const Body& body) {
+void for_real(const char* op, DType dtype, const Body& body) {
   if (dtype == DType::kF32) {
     body(float{});
   } else if (dtype == DType::kF64) {
     body(double{});
   } else {
-    throw Error(concat("[", op, "] the CPU computes in f32 or f64, got ", dtype));
+    throw Error(concat("[", op, "] the CPU computes this in f32 or f64, got ", dtype));
+  }
+}
+
+/// The same for activations, BF16 among them: for_float(op, x.dtype(), [&]<class T>(T) { ... }),
+/// where Real<T> is what to compute with.
+template <class Body>
+void for_float(const char* op, DType dtype, const Body& body) {
+  if (dtype == DType::kBF16) {
+    body(BF16{});
+  } else {
+    for_real(op, dtype, body);
   }
 }
 
@@ -31,6 +42,7 @@ class CpuBackend : public Backend {
   // ---- Memory ----
   Device device() const override;
   std::string name() const override;
+  DType fast_dtype() const override;
   void* allocate(int64_t bytes) override;
   void release(void* address, int64_t bytes) noexcept override;
   void copy_from_host(void* to, const void* from, int64_t bytes) override;

@@ -15,17 +15,20 @@ void forward(Tensor& y, const Tensor& x, const Tensor& bias) {
     T* y_row = out + row * width;
     const T* x_row = in + row * width;
 #pragma omp simd
-    for (int64_t c = 0; c < width; ++c) y_row[c] = gelu<kind>(x_row[c] + b[c]);
+    for (int64_t c = 0; c < width; ++c) {
+      assign(y_row[c], gelu<kind>(to_real(x_row[c]) + to_real(b[c])));
+    }
   });
 }
 
 /// dx (+)= dy gelu'(x + bias) for one row, added to dbias as well.
 template <Gelu kind, bool kAdd, class T>
-void backward_row(T* dx, T* dbias, const T* dy, const T* x, const T* bias, int64_t width) {
+void backward_row(T* dx, Real<T>* dbias, const T* dy, const T* x, const T* bias, int64_t width) {
 #pragma omp simd
   for (int64_t c = 0; c < width; ++c) {
-    const T gradient = dy[c] * gelu_derivative<kind>(x[c] + bias[c]);
-    dx[c] = kAdd ? dx[c] + gradient : gradient;
+    const Real<T> gradient =
+        to_real(dy[c]) * gelu_derivative<kind>(to_real(x[c]) + to_real(bias[c]));
+    assign(dx[c], kAdd ? to_real(dx[c]) + gradient : gradient);
     dbias[c] += gradient;
   }
 }
@@ -34,18 +37,19 @@ template <Gelu kind, class T>
 void backward(Tensor& dx, Tensor& dbias, const Tensor& dy, const Tensor& x, const Tensor& bias,
               Accumulate to_dx, Accumulate to_dbias) {
   const int64_t width = x.width(), rows = x.rows(), segments = segment_count(rows);
-  // Per segment: the sums for dbias, and a row for dx where dx itself is not wanted.
-  const int64_t stride = 2 * width;
-  Tensor partials = Tensor::empty(x.backend(), {segments, stride}, x.dtype());
-  T *partial = partials.data<T>(), *out = optional_data<T>(dx);
+  Tensor partials = Tensor::empty(x.backend(), {segments, width}, sum_dtype(x.dtype()));
+  // Where dx is not wanted, each segment has a row that takes it.
+  const int64_t dx_stride = dx ? width : 0;
+  Tensor dx_rows = dx ? dx : Tensor::empty(x.backend(), {segments, width}, x.dtype());
+  Real<T>* partial = partials.data<Real<T>>();
+  T* out = dx_rows.data<T>();
   const T *dys = dy.data<T>(), *in = x.data<T>(), *b = bias.data<T>();
-  const bool add = out != nullptr && to_dx == Accumulate::kYes;
+  const bool add = dx && to_dx == Accumulate::kYes;
   for_segments(rows, [=](int64_t segment, int64_t first, int64_t last) {
-    T* sums = partial + segment * stride;
-    std::fill(sums, sums + width, T(0));
-    for (int64_t row = first; row < last; ++row) {
-      const int64_t at = row * width;
-      T* dx_row = out == nullptr ? sums + width : out + at;
+    Real<T>* sums = partial + segment * width;
+    std::fill(sums, sums + width, Real<T>(0));
+    T* dx_row = out + (dx_stride == 0 ? segment * width : first * width);
+    for (int64_t at = first * width; at < last * width; at += width, dx_row += dx_stride) {
       if (add) {
         backward_row<kind, true>(dx_row, sums, dys + at, in + at, b, width);
       } else {
@@ -53,7 +57,7 @@ void backward(Tensor& dx, Tensor& dbias, const Tensor& dy, const Tensor& x, cons
       }
     }
   });
-  add_segments<T>(dbias, partial, segments, stride, to_dbias);
+  add_segments<Real<T>>(dbias, partial, segments, width, to_dbias);
 }
 
 }  // namespace

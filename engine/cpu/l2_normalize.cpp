@@ -24,7 +24,7 @@ double row_product(const T* a, const T* b, int64_t width) {
 }  // namespace
 
 void CpuBackend::l2_normalize_forward(Tensor& y, Tensor& inverse_norm, const Tensor& x) {
-  for_float("l2_normalize", x.dtype(), [&]<class T>(T) {
+  for_real("l2_normalize", x.dtype(), [&]<class T>(T) {
     const int64_t width = x.width();
     T *out = y.data<T>(), *inverses = optional_data<T>(inverse_norm);
     const T* in = x.data<T>();
@@ -43,7 +43,7 @@ void CpuBackend::l2_normalize_forward(Tensor& y, Tensor& inverse_norm, const Ten
 
 void CpuBackend::l2_normalize_backward(Tensor& dx, const Tensor& dy, const Tensor& y,
                                        const Tensor& inverse_norm, Accumulate to_dx) {
-  for_float("l2_normalize", y.dtype(), [&]<class T>(T) {
+  for_real("l2_normalize", y.dtype(), [&]<class T>(T) {
     const int64_t width = y.width();
     T* out = dx.data<T>();
     const T *dys = dy.data<T>(), *ys = y.data<T>(), *inverses = inverse_norm.data<T>();

@@ -4,57 +4,62 @@
 
 #include "engine/cpu/cpu_backend.h"
 #include "engine/cpu/segments.h"
+#include "engine/cpu/tile_product.h"
 
 namespace clip {
 namespace {
 
-/// sum [C] = residual + x + x_bias (absent: 0); returns the total of the row.
+/// sum [C] = residual + x + x_bias (absent: 0); returns the total of the row as it is stored.
 template <class T>
-T add_row(T* sum, const T* residual, const T* x, const T* x_bias, int64_t width) {
-  T total = 0;
+Real<T> add_row(T* sum, const T* residual, const T* x, const T* x_bias, int64_t width) {
+  Real<T> total = 0;
   if (x_bias == nullptr) {
-#pragma omp simd reduction(+ : total)
+#pragma omp simd reduction(+ : total) simdlen(kLanes <Real <T>>)
     for (int64_t c = 0; c < width; ++c) {
-      const T value = residual[c] + x[c];
-      sum[c] = value;
-      total += value;
+      assign(sum[c], to_real(residual[c]) + to_real(x[c]));
+      total += to_real(sum[c]);
     }
     return total;
   }
-#pragma omp simd reduction(+ : total)
+#pragma omp simd reduction(+ : total) simdlen(kLanes <Real <T>>)
   for (int64_t c = 0; c < width; ++c) {
-    const T value = residual[c] + (x[c] + x_bias[c]);
-    sum[c] = value;
-    total += value;
+    assign(sum[c], to_real(residual[c]) + (to_real(x[c]) + to_real(x_bias[c])));
+    total += to_real(sum[c]);
   }
   return total;
 }
 
 template <class T>
-T row_total(const T* x, int64_t width) {
-  T total = 0;
-#pragma omp simd reduction(+ : total)
-  for (int64_t c = 0; c < width; ++c) total += x[c];
+Real<T> row_total(const T* x, int64_t width) {
+  Real<T> total = 0;
+#pragma omp simd reduction(+ : total) simdlen(kLanes <Real <T>>)
+  for (int64_t c = 0; c < width; ++c) total += to_real(x[c]);
   return total;
 }
 
 template <class T>
-T squared_deviations(const T* x, T mean, int64_t width) {
-  T total = 0;
-#pragma omp simd reduction(+ : total)
-  for (int64_t c = 0; c < width; ++c) total += (x[c] - mean) * (x[c] - mean);
+Real<T> squared_deviations(const T* x, Real<T> mean, int64_t width) {
+  Real<T> total = 0;
+#pragma omp simd reduction(+ : total) simdlen(kLanes <Real <T>>)
+  for (int64_t c = 0; c < width; ++c) {
+    const Real<T> deviation = to_real(x[c]) - mean;
+    total += deviation * deviation;
+  }
   return total;
 }
 
 /// y = (x - mean) rstd weight + bias; y may be x. `total` is the sum of x.
 template <class T>
-void normalize_row(T* y, T& mean, T& rstd, const T* x, T total, const T* weight, const T* bias,
-                   double eps, int64_t width) {
-  const T row_mean = total / static_cast<T>(width);
-  const T variance = squared_deviations(x, row_mean, width) / static_cast<T>(width);
-  const T row_rstd = T(1) / std::sqrt(variance + static_cast<T>(eps));
+void normalize_row(T* y, Real<T>& mean, Real<T>& rstd, const T* x, Real<T> total, const T* weight,
+                   const T* bias, double eps, int64_t width) {
+  using R = Real<T>;
+  const R row_mean = total / static_cast<R>(width);
+  const R variance = squared_deviations(x, row_mean, width) / static_cast<R>(width);
+  const R row_rstd = R(1) / std::sqrt(variance + static_cast<R>(eps));
 #pragma omp simd
-  for (int64_t c = 0; c < width; ++c) y[c] = (x[c] - row_mean) * row_rstd * weight[c] + bias[c];
+  for (int64_t c = 0; c < width; ++c) {
+    assign(y[c], (to_real(x[c]) - row_mean) * row_rstd * to_real(weight[c]) + to_real(bias[c]));
+  }
   mean = row_mean;
   rstd = row_rstd;
 }
@@ -65,20 +70,20 @@ void forward(Tensor& sum, Tensor& y, Tensor& mean, Tensor& rstd, const Tensor& r
              const Tensor& x, const Tensor& x_bias, const Tensor& weight, const Tensor& bias,
              double eps) {
   const int64_t width = x.width();
-  T *s = optional_data<T>(sum), *out = y.data<T>(), *means = optional_data<T>(mean),
-    *rstds = optional_data<T>(rstd);
+  T *s = optional_data<T>(sum), *out = y.data<T>();
+  Real<T>*means = optional_data<Real<T>>(mean), *rstds = optional_data<Real<T>>(rstd);
   const T *r = optional_data<T>(residual), *in = x.data<T>(), *b = optional_data<T>(x_bias),
           *gain = weight.data<T>(), *shift = bias.data<T>();
   parallel_for(x.rows(), [=](int64_t row) {
     const int64_t at = row * width;
-    T row_mean, row_rstd;
+    Real<T> row_mean, row_rstd;
     if (r == nullptr) {
       normalize_row(out + at, row_mean, row_rstd, in + at, row_total(in + at, width), gain, shift,
                     eps, width);
     } else {
       // Where the sum is not wanted, y holds it until it is normalised in place.
       T* sum_row = (s == nullptr ? out : s) + at;
-      const T total = add_row(sum_row, r + at, in + at, b, width);
+      const Real<T> total = add_row(sum_row, r + at, in + at, b, width);
       normalize_row(out + at, row_mean, row_rstd, sum_row, total, gain, shift, eps, width);
     }
     if (means != nullptr) means[row] = row_mean;
@@ -87,48 +92,50 @@ void forward(Tensor& sum, Tensor& y, Tensor& mean, Tensor& rstd, const Tensor& r
 }
 
 /// Column sums of one segment, side by side in its partial [3, C].
-template <class T>
+template <class R>
 struct ColumnSums {
-  T* dweight;
-  T* dbias;
-  T* dx;
+  R* dweight;
+  R* dbias;
+  R* dx;
 };
 
 /// The means over a row of g and of g x^, where g = dy weight and x^ = (x - mean) rstd.
-template <class T>
+template <class R>
 struct RowMeans {
-  T g;
-  T g_xhat;
+  R g;
+  R g_xhat;
 };
 
 /// Adds a row's dy x^ and dy to the column sums; returns the two means its dx needs.
 template <class T>
-RowMeans<T> add_parameter_gradients(const ColumnSums<T>& sums, const T* dy, const T* x, T mean,
-                                    T rstd, const T* weight, int64_t width) {
-  T g_total = 0, g_xhat_total = 0;
-  T *dweight = sums.dweight, *dbias = sums.dbias;
-#pragma omp simd reduction(+ : g_total, g_xhat_total)
+RowMeans<Real<T>> add_parameter_gradients(const ColumnSums<Real<T>>& sums, const T* dy, const T* x,
+                                          Real<T> mean, Real<T> rstd, const T* weight,
+                                          int64_t width) {
+  using R = Real<T>;
+  R g_total = 0, g_xhat_total = 0;
+  R *dweight = sums.dweight, *dbias = sums.dbias;
+#pragma omp simd reduction(+ : g_total, g_xhat_total) simdlen(kLanes <Real <T>>)
   for (int64_t c = 0; c < width; ++c) {
-    const T xhat = (x[c] - mean) * rstd, g = dy[c] * weight[c];
+    const R xhat = (to_real(x[c]) - mean) * rstd, g = to_real(dy[c]) * to_real(weight[c]);
     g_total += g;
     g_xhat_total += g * xhat;
-    dweight[c] += dy[c] * xhat;
-    dbias[c] += dy[c];
+    dweight[c] += to_real(dy[c]) * xhat;
+    dbias[c] += to_real(dy[c]);
   }
-  return {g_total / static_cast<T>(width), g_xhat_total / static_cast<T>(width)};
+  return {g_total / static_cast<R>(width), g_xhat_total / static_cast<R>(width)};
 }
 
 /// dx = base (absent: 0) + rstd (g - mean(g) - x^ mean(g x^)), added to its column sums as well.
 /// base may be dx.
 template <class T, bool kHasBase>
-void input_gradient(T* dx, T* dx_sums, const T* base, const T* dy, const T* x, T mean, T rstd,
-                    const T* weight, RowMeans<T> means, int64_t width) {
+void input_gradient(T* dx, Real<T>* dx_sums, const T* base, const T* dy, const T* x, Real<T> mean,
+                    Real<T> rstd, const T* weight, RowMeans<Real<T>> means, int64_t width) {
 #pragma omp simd
   for (int64_t c = 0; c < width; ++c) {
-    const T xhat = (x[c] - mean) * rstd;
-    T gradient = rstd * (dy[c] * weight[c] - means.g - xhat * means.g_xhat);
-    if constexpr (kHasBase) gradient += base[c];
-    dx[c] = gradient;
+    const Real<T> xhat = (to_real(x[c]) - mean) * rstd;
+    Real<T> gradient = rstd * (to_real(dy[c]) * to_real(weight[c]) - means.g - xhat * means.g_xhat);
+    if constexpr (kHasBase) gradient += to_real(base[c]);
+    assign(dx[c], gradient);
     dx_sums[c] += gradient;
   }
 }
@@ -140,25 +147,30 @@ void backward(Tensor& dx, Tensor& dx_sums, Tensor& dweight, Tensor& dbias, const
               const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& rstd,
               const Tensor& weight, Accumulate to_dx_sums, Accumulate to_dweight,
               Accumulate to_dbias) {
+  using R = Real<T>;
   const int64_t width = x.width(), rows = x.rows(), segments = segment_count(rows);
-  // Per segment: three column sums, and a row for dx where dx itself is not wanted.
-  const int64_t stride = 4 * width;
-  Tensor partials = Tensor::empty(x.backend(), {segments, stride}, x.dtype());
-  T *partial = partials.data<T>(), *out = optional_data<T>(dx);
-  const T *start = optional_data<T>(base), *g = dy.data<T>(), *in = x.data<T>(),
-          *means = mean.data<T>(), *rstds = rstd.data<T>(), *gain = weight.data<T>();
+  const int64_t stride = 3 * width;
+  Tensor partials = Tensor::empty(x.backend(), {segments, stride}, sum_dtype(x.dtype()));
   const bool wants_dx = dx.defined() || dx_sums.defined();
+  // Where only the sums of dx are wanted, each segment has a row that takes it.
+  const int64_t dx_stride = dx ? width : 0;
+  Tensor dx_rows = dx || !wants_dx ? dx : Tensor::empty(x.backend(), {segments, width}, x.dtype());
+  R* partial = partials.data<R>();
+  T* out = optional_data<T>(dx_rows);
+  const T *start = optional_data<T>(base), *g = dy.data<T>(), *in = x.data<T>(),
+          *gain = weight.data<T>();
+  const R *means = mean.data<R>(), *rstds = rstd.data<R>();
   for_segments(rows, [=](int64_t segment, int64_t first, int64_t last) {
-    T* own = partial + segment * stride;
-    std::fill(own, own + 3 * width, T(0));
-    const ColumnSums<T> sums{own, own + width, own + 2 * width};
+    R* own = partial + segment * stride;
+    std::fill(own, own + stride, R(0));
+    const ColumnSums<R> sums{own, own + width, own + 2 * width};
     for (int64_t row = first; row < last; ++row) {
       const int64_t at = row * width;
-      const T row_mean = means[row], row_rstd = rstds[row];
-      const RowMeans<T> g_means =
+      const R row_mean = means[row], row_rstd = rstds[row];
+      const RowMeans<R> g_means =
           add_parameter_gradients(sums, g + at, in + at, row_mean, row_rstd, gain, width);
       if (!wants_dx) continue;
-      T* dx_row = out == nullptr ? own + 3 * width : out + at;
+      T* dx_row = out + (dx_stride == 0 ? segment * width : at);
       if (start == nullptr) {
         input_gradient<T, false>(dx_row, sums.dx, nullptr, g + at, in + at, row_mean, row_rstd,
                                  gain, g_means, width);
@@ -168,9 +180,9 @@ void backward(Tensor& dx, Tensor& dx_sums, Tensor& dweight, Tensor& dbias, const
       }
     }
   });
-  add_segments<T>(dweight, partial, segments, stride, to_dweight);
-  add_segments<T>(dbias, partial + width, segments, stride, to_dbias);
-  add_segments<T>(dx_sums, partial + 2 * width, segments, stride, to_dx_sums);
+  add_segments<R>(dweight, partial, segments, stride, to_dweight);
+  add_segments<R>(dbias, partial + width, segments, stride, to_dbias);
+  add_segments<R>(dx_sums, partial + 2 * width, segments, stride, to_dx_sums);
 }
 
 }  // namespace

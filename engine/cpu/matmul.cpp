@@ -78,6 +78,25 @@ void multiply(float* c, int64_t m, int64_t n, int64_t k, const Operand<float>& a
       });
 }
 
+/// The grid for oneDNN's BF16 products. Its fastest kernels want whole rows of c and an op(a) that is
+/// stored as it is; with few rows, or a transposed a, blocks as for F32 serve.
+Grid bf16_grid(int64_t m, int64_t n, Transpose transpose_a, Transpose transpose_b) {
+  constexpr int64_t kFewest = 16, kLeastRows = 96, kMostRows = 256, kUnit = 16;
+  if (transpose_a == Transpose::kYes || m < kFewest * kLeastRows)
+    return sgemm_grid(m, n, transpose_b);
+  return {m, n, std::clamp(round_up((m + kFewest - 1) / kFewest, kUnit), kLeastRows, kMostRows), n};
+}
+
+template <class C>
+void multiply(C* c, int64_t m, int64_t n, int64_t k, const Operand<BF16>& a, const Operand<BF16>& b,
+              Accumulate accumulate) {
+  bf16_grid(m, n, a.transpose, b.transpose)
+      .for_blocks([&](int64_t i, int64_t rows, int64_t j, int64_t columns) {
+        onednn_bf16_gemm(a.transpose, b.transpose, rows, columns, k, a.at(i, 0), a.width,
+                         b.at(0, j), b.width, accumulate, c + i * n + j, n);
+      });
+}
+
 // A block of op(a) and one of op(b) fit the second-level cache together, in F64: 96 KB and 256 KB.
 constexpr int64_t kBlockRows = 48, kBlockColumns = 128, kBlockDepth = 256;
 constexpr int64_t kBlockScratch =
@@ -126,7 +145,37 @@ void multiply(double* c, int64_t m, int64_t n, int64_t k, const Operand<double>&
   });
 }
 
+Tensor as_dtype(const Tensor& x, DType dtype) {
+  if (x.dtype() == dtype) return x;
+  Tensor converted = Tensor::empty(x.backend(), x.shape(), dtype);
+  x.backend().convert(converted, x);
+  return converted;
+}
+
+/// A product of BF16 factors: by the processor's instructions for that, or the same numbers in F32.
+void multiply_bf16(Tensor& c, const Tensor& a, Transpose transpose_a, const Tensor& b,
+                   Transpose transpose_b, const MatmulOptions& options) {
+  const Tensor left = as_dtype(a, DType::kBF16), right = as_dtype(b, DType::kBF16);
+  if (options.alpha != 1.0 || c.backend().fast_dtype() != DType::kBF16) {
+    Tensor wide = as_dtype(c, DType::kF32);
+    c.backend().matmul(wide, as_dtype(left, DType::kF32), transpose_a, as_dtype(right, DType::kF32),
+                       transpose_b, options);
+    if (c.dtype() == DType::kBF16) c.backend().convert(c, wide);
+    return;
+  }
+  const int64_t k = transpose_a == Transpose::kNo ? a.width() : a.rows();
+  const Operand<BF16> first{left.data<BF16>(), left.width(), transpose_a};
+  const Operand<BF16> second{right.data<BF16>(), right.width(), transpose_b};
+  if (c.dtype() == DType::kBF16) {
+    multiply(c.data<BF16>(), c.rows(), c.width(), k, first, second, options.accumulate);
+  } else {
+    multiply(c.data<float>(), c.rows(), c.width(), k, first, second, options.accumulate);
+  }
+}
+
 }  // namespace
+
+DType CpuBackend::fast_dtype() const { return onednn_has_bf16() ? DType::kBF16 : DType::kF32; }
 
 void CpuBackend::matmul(Tensor& c, const Tensor& a, Transpose transpose_a, const Tensor& b,
                         Transpose transpose_b, const MatmulOptions& options) {
@@ -137,7 +186,9 @@ void CpuBackend::matmul(Tensor& c, const Tensor& a, Transpose transpose_a, const
     if (options.accumulate == Accumulate::kNo) fill_zero(c);
     return;
   }
-  for_float("matmul", c.dtype(), [&]<class T>(T) {
+  if (a.dtype() == DType::kBF16 || b.dtype() == DType::kBF16)
+    return multiply_bf16(c, a, transpose_a, b, transpose_b, options);
+  for_real("matmul", c.dtype(), [&]<class T>(T) {
     const Operand<T> left{a.data<T>(), a.width(), transpose_a};
     const Operand<T> right{b.data<T>(), b.width(), transpose_b};
     if constexpr (std::is_same_v<T, float>) {
@@ -160,7 +211,9 @@ void CpuBackend::add_bias(Tensor& y, const Tensor& bias) {
       for (int64_t r = task * kRowsPerTask; r < end; ++r) {
         T* const row = values + r * width;
 #pragma omp simd
-        for (int64_t j = 0; j < width; ++j) row[j] += added[j];
+        for (int64_t j = 0; j < width; ++j) {
+          assign(row[j], to_real(row[j]) + to_real(added[j]));
+        }
       }
     });
   });
@@ -170,15 +223,15 @@ void CpuBackend::column_sums(Tensor& sums, const Tensor& x, Accumulate accumulat
   for_float("column_sums", x.dtype(), [&]<class T>(T) {
     const int64_t rows = x.rows(), width = sums.numel(), segments = segment_count(rows);
     const T* const values = x.data<T>();
-    Tensor partial = Tensor::empty(*this, {segments, width}, x.dtype());
-    T* const partials = partial.data<T>();
+    Tensor partial = Tensor::empty(*this, {segments, width}, sums.dtype());
+    Real<T>* const partials = partial.data<Real<T>>();
     for_segments(rows, [=](int64_t segment, int64_t begin, int64_t end) {
-      T* const sum = partials + segment * width;
-      for (int64_t j = 0; j < width; ++j) sum[j] = T(0);
+      Real<T>* const sum = partials + segment * width;
+      for (int64_t j = 0; j < width; ++j) sum[j] = Real<T>(0);
       for (int64_t r = begin; r < end; ++r) {
         const T* const row = values + r * width;
 #pragma omp simd
-        for (int64_t j = 0; j < width; ++j) sum[j] += row[j];
+        for (int64_t j = 0; j < width; ++j) sum[j] += to_real(row[j]);
       }
     });
     add_segments(sums, partials, segments, width, accumulate);

@@ -1,7 +1,10 @@
 #include "engine/cpu/onednn.h"
 
-#include <dnnl.h>
 #include <omp.h>
+
+#include <cstddef>
+#include <dnnl.hpp>
+#include <vector>
 
 namespace clip {
 namespace {
@@ -42,6 +45,44 @@ class OneThread {
   int threads_ = omp_get_max_threads();
 };
 
+dnnl::engine& engine() {
+  // Never destroyed: threads may outlive static objects.
+  static dnnl::engine& cpu = *new dnnl::engine(dnnl::engine::kind::cpu, 0);  // NOLINT
+  return cpu;
+}
+
+template <class T>
+constexpr dnnl::memory::data_type kDataType = dnnl::memory::data_type::f32;
+template <>
+constexpr dnnl::memory::data_type kDataType<BF16> = dnnl::memory::data_type::bf16;
+
+template <class T>
+dnnl::memory::desc describe(int64_t rows, int64_t columns, Transpose transpose, int64_t ld) {
+  const bool plain = transpose == Transpose::kNo;
+  return {{rows, columns}, kDataType<T>, {plain ? ld : 1, plain ? 1 : ld}};
+}
+
+/// Versions 2 and 3 differ in how a primitive is described.
+template <class Matmul>
+typename Matmul::primitive_desc describe_product(const dnnl::memory::desc& a,
+                                                 const dnnl::memory::desc& b,
+                                                 const dnnl::memory::desc& c,
+                                                 const dnnl::primitive_attr& attributes) {
+  if constexpr (requires { typename Matmul::desc; }) {
+    return {typename Matmul::desc(a, b, c), attributes, engine()};
+  } else {
+    return {engine(), a, b, c, attributes};
+  }
+}
+
+/// This thread's memory for a primitive's own use: what the library would hold may not be used by
+/// several primitives at once.
+dnnl::memory scratchpad(const dnnl::memory::desc& size) {
+  thread_local std::vector<std::byte> bytes;
+  if (bytes.size() < size.get_size()) bytes.resize(size.get_size());
+  return {size, engine(), bytes.data()};
+}
+
 }  // namespace
 
 void onednn_sgemm(Transpose transpose_a, Transpose transpose_b, int64_t m, int64_t n, int64_t k,
@@ -51,6 +92,47 @@ void onednn_sgemm(Transpose transpose_a, Transpose transpose_b, int64_t m, int64
   check_onednn(dnnl_sgemm(letter(transpose_a), letter(transpose_b), m, n, k, alpha, a, lda, b, ldb,
                           beta, c, ldc),
                "dnnl_sgemm");
+}
+
+template <class C>
+void onednn_bf16_gemm(Transpose transpose_a, Transpose transpose_b, int64_t m, int64_t n, int64_t k,
+                      const BF16* a, int64_t lda, const BF16* b, int64_t ldb, Accumulate accumulate,
+                      C* c, int64_t ldc) {
+  const OneThread one_thread;
+  try {
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    if (accumulate == Accumulate::kYes) {
+      dnnl::post_ops add;
+      add.append_sum();
+      attributes.set_post_ops(add);
+    }
+    const auto product = describe_product<dnnl::matmul>(
+        describe<BF16>(m, k, transpose_a, lda), describe<BF16>(k, n, transpose_b, ldb),
+        describe<C>(m, n, Transpose::kNo, ldc), attributes);
+    const auto memory = [](const dnnl::memory::desc& size, const void* data) {
+      return dnnl::memory(size, engine(), const_cast<void*>(data));
+    };
+    dnnl::stream stream(engine());
+    dnnl::matmul(product).execute(stream,
+                                  {{DNNL_ARG_SRC, memory(product.src_desc(), a)},
+                                   {DNNL_ARG_WEIGHTS, memory(product.weights_desc(), b)},
+                                   {DNNL_ARG_DST, memory(product.dst_desc(), c)},
+                                   {DNNL_ARG_SCRATCHPAD, scratchpad(product.scratchpad_desc())}});
+    stream.wait();
+  } catch (const dnnl::error& error) {
+    check_onednn(error.status, "matmul");
+  }
+}
+
+template void onednn_bf16_gemm(Transpose, Transpose, int64_t, int64_t, int64_t, const BF16*,
+                               int64_t, const BF16*, int64_t, Accumulate, float*, int64_t);
+template void onednn_bf16_gemm(Transpose, Transpose, int64_t, int64_t, int64_t, const BF16*,
+                               int64_t, const BF16*, int64_t, Accumulate, BF16*, int64_t);
+
+bool onednn_has_bf16() {
+  constexpr int kNeeded = dnnl_cpu_isa_avx512_core_bf16;  // a bit for each set of instructions
+  return (static_cast<int>(dnnl_get_effective_cpu_isa()) & kNeeded) == kNeeded;
 }
 
 }  // namespace clip

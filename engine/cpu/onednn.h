@@ -1,10 +1,11 @@
-// The matrix products of oneDNN, behind one function: nothing else in the project includes its
+// The matrix products of oneDNN, behind two functions: nothing else in the project includes its
 // headers. Versions 2 and 3 both serve.
 #pragma once
 
 #include <cstdint>
 
 #include "engine/backend.h"
+#include "engine/cpu/bfloat16.h"
 
 namespace clip {
 
@@ -17,5 +18,19 @@ namespace clip {
 void onednn_sgemm(Transpose transpose_a, Transpose transpose_b, int64_t m, int64_t n, int64_t k,
                   float alpha, const float* a, int64_t lda, const float* b, int64_t ldb, float beta,
                   float* c, int64_t ldc);
+
+/// The same for BF16 factors, with sums in F32; alpha is 1.
+///
+/// C          float or BF16: sums are rounded once
+/// accumulate kNo writes c without reading it
+template <class C>
+void onednn_bf16_gemm(Transpose transpose_a, Transpose transpose_b, int64_t m, int64_t n, int64_t k,
+                      const BF16* a, int64_t lda, const BF16* b, int64_t ldb, Accumulate accumulate,
+                      C* c, int64_t ldc);
+
+/// True if the processor multiplies BF16 with instructions made for it (AVX512-BF16, AMX) and the
+/// environment does not forbid them to oneDNN (ONEDNN_MAX_CPU_ISA). Only then may BF16 products be
+/// asked for.
+bool onednn_has_bf16();
 
 }  // namespace clip

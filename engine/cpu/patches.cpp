@@ -12,11 +12,13 @@ namespace {
 /// transforms round it.
 template <class T>
 std::array<std::array<T, 256>, 3> normalized_pixels(const float mean[3], const float std[3]) {
+  using R = Real<T>;
   std::array<std::array<T, 256>, 3> values;
   for (size_t channel = 0; channel < 3; ++channel) {
     for (size_t pixel = 0; pixel < 256; ++pixel) {
-      values[channel][pixel] = (static_cast<T>(pixel) / T(255) - static_cast<T>(mean[channel])) /
-                               static_cast<T>(std[channel]);
+      assign(values[channel][pixel],
+             (static_cast<R>(pixel) / R(255) - static_cast<R>(mean[channel])) /
+                 static_cast<R>(std[channel]));
     }
   }
   return values;
@@ -62,7 +64,7 @@ void CpuBackend::assemble_tokens_forward(Tensor& y, const Tensor& x, const Tenso
       T* to = out + row * width;
       const T* p = position + place * width;
 #pragma omp simd
-      for (int64_t c = 0; c < width; ++c) to[c] = from[c] + p[c];
+      for (int64_t c = 0; c < width; ++c) assign(to[c], to_real(from[c]) + to_real(p[c]));
     });
   });
 }
@@ -77,8 +79,9 @@ void CpuBackend::assemble_tokens_backward(Tensor& dx, Tensor& dclass_token, Tens
     const int64_t width = dy.width();
     const int64_t images = dx ? dy.rows() - dx.rows() : dy.rows() / dpositions.size(0);
     const int64_t tokens = dy.rows() / std::max<int64_t>(images, 1);
-    T *patch_rows = optional_data<T>(dx), *class_row = optional_data<T>(dclass_token),
-      *position_rows = optional_data<T>(dpositions);
+    T* patch_rows = optional_data<T>(dx);
+    Real<T>* class_row = optional_data<Real<T>>(dclass_token);
+    Real<T>* position_rows = optional_data<Real<T>>(dpositions);
     const T* dys = dy.data<T>();
     // One task per place: it adds over the images in order, and dy is read once.
     parallel_for(tokens, [=](int64_t place) {

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "engine/cpu/bfloat16.h"
 #include "engine/cpu/cpu_backend.h"
 #include "engine/cpu/segments.h"
 
@@ -34,21 +33,11 @@ double blocked_sum(int64_t elements, const Term& term) {
   return total;
 }
 
-/// Calls body with a zero of the stored type of a float dtype, BF16 among them.
-template <class Body>
-void for_stored(const char* op, DType dtype, const Body& body) {
-  if (dtype == DType::kBF16) {
-    body(BF16{});
-  } else {
-    for_float(op, dtype, body);
-  }
-}
-
 }  // namespace
 
 void CpuBackend::convert(Tensor& to, const Tensor& from) {
-  for_stored("convert", to.dtype(), [&]<class To>(To) {
-    for_stored("convert", from.dtype(), [&]<class From>(From) {
+  for_float("convert", to.dtype(), [&]<class To>(To) {
+    for_float("convert", from.dtype(), [&]<class From>(From) {
       To* out = to.data<To>();
       const From* in = from.data<From>();
       for_blocks(from.numel(), [=](int64_t, int64_t first, int64_t last) {
@@ -70,7 +59,7 @@ void CpuBackend::add(Tensor& y, const Tensor& x) {
 }
 
 void CpuBackend::sum(Tensor& total, const Tensor& x, Accumulate to_total) {
-  for_float("sum", x.dtype(), [&]<class T>(T) {
+  for_real("sum", x.dtype(), [&]<class T>(T) {
     const T* in = x.data<T>();
     const double added =
         blocked_sum(x.numel(), [in](int64_t i) { return static_cast<double>(in[i]); });
@@ -80,7 +69,7 @@ void CpuBackend::sum(Tensor& total, const Tensor& x, Accumulate to_total) {
 }
 
 void CpuBackend::sum_of_squares(Tensor& total, const Tensor& x) {
-  for_stored("sum_of_squares", x.dtype(), [&]<class T>(T) {
+  for_float("sum_of_squares", x.dtype(), [&]<class T>(T) {
     const T* in = x.data<T>();
     *total.data<double>() = blocked_sum(x.numel(), [in](int64_t i) {
       const auto value = static_cast<double>(to_real(in[i]));
@@ -90,7 +79,7 @@ void CpuBackend::sum_of_squares(Tensor& total, const Tensor& x) {
 }
 
 void CpuBackend::clamp(Tensor& x, double low, double high) {
-  for_float("clamp", x.dtype(), [&]<class T>(T) {
+  for_real("clamp", x.dtype(), [&]<class T>(T) {
     T* values = x.data<T>();
     // std::max and std::min return their first argument when it is a NaN: it stays visible.
     for (int64_t i = 0; i < x.numel(); ++i) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "engine/backend.h"
+#include "engine/cpu/bfloat16.h"
 #include "engine/parallel.h"
 
 namespace clip {
@@ -53,11 +54,14 @@ const T* optional_data(const Tensor& tensor) {
 }
 
 /// to [C] = from, or += from.
-template <class T>
-void put_row(T* to, const T* from, int64_t width, Accumulate accumulate) {
+template <class To, class From>
+void put_row(To* to, const From* from, int64_t width, Accumulate accumulate) {
   const bool add = accumulate == Accumulate::kYes;
 #pragma omp simd
-  for (int64_t c = 0; c < width; ++c) to[c] = add ? to[c] + from[c] : from[c];
+  for (int64_t c = 0; c < width; ++c) {
+    const auto value = to_real(from[c]);
+    assign(to[c], add ? to_real(to[c]) + value : value);
+  }
 }
 
 }  // namespace clip

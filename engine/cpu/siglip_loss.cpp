@@ -66,7 +66,7 @@ void CpuBackend::siglip_loss_tile_forward(Tensor& row_losses, const Tensor& cosi
                                           const Tensor& logit_scale, const Tensor& logit_bias,
                                           int64_t first_row, int64_t first_column,
                                           int64_t global_rows, Accumulate to_row_losses) {
-  for_float("siglip_loss", cosines.dtype(), [&]<class T>(T) {
+  for_real("siglip_loss", cosines.dtype(), [&]<class T>(T) {
     const int64_t columns = cosines.width();
     const Logits<T> logits(logit_scale, logit_bias);
     const T* tile = cosines.data<T>();
@@ -89,7 +89,7 @@ void CpuBackend::siglip_loss_tile_backward(Tensor& cosines, Tensor& row_dots, Te
                                            const Tensor& dloss, int64_t first_row,
                                            int64_t first_column, int64_t global_rows,
                                            Accumulate to_rows) {
-  for_float("siglip_loss", cosines.dtype(), [&]<class T>(T) {
+  for_real("siglip_loss", cosines.dtype(), [&]<class T>(T) {
     const int64_t columns = cosines.width();
     const Logits<T> logits(logit_scale, logit_bias);
     const T factor = *dloss.data<T>() / static_cast<T>(global_rows);

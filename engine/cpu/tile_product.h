@@ -8,6 +8,8 @@
 #include <cstring>
 #include <utility>
 
+#include "engine/cpu/bfloat16.h"
+
 namespace clip {
 
 // Unnamed, against custom in a header: one program may hold this code compiled for several
@@ -158,13 +160,13 @@ inline void zero_padding(T* row, int64_t used, int64_t ld) {
 
 /// to [rows, ld] = factor from [rows, columns]; the rest of each row is zero. ld is columns, or that
 /// rounded up to whole registers.
-template <class T>
-void pack(T* __restrict to, int64_t ld, const T* __restrict from, int64_t stride, int64_t rows,
+template <class T, class From>
+void pack(T* __restrict to, int64_t ld, const From* __restrict from, int64_t stride, int64_t rows,
           int64_t columns, T factor = T(1)) {
   for (int64_t i = 0; i < rows; ++i, to += ld, from += stride) {
     zero_padding(to, columns, ld);
 #pragma omp simd
-    for (int64_t j = 0; j < columns; ++j) to[j] = factor * from[j];
+    for (int64_t j = 0; j < columns; ++j) to[j] = factor * to_real(from[j]);
   }
 }
 

@@ -27,7 +27,7 @@ void add_to_table(Tensor& dtable, const Tensor& dy, const Tensor& tokens, const 
   const int32_t *ids = tokens.data<int32_t>(), *row_at = order.data<int32_t>();
   const std::vector<int64_t> starts = run_starts(ids, row_at, tokens.numel());
   const auto runs = static_cast<int64_t>(starts.size()) - 1;
-  T* table = dtable.data<T>();
+  Real<T>* table = dtable.data<Real<T>>();
   const T* dys = dy.data<T>();
   const auto start_of = [&](int64_t run) { return starts[static_cast<size_t>(run)]; };
   const auto id_of = [&](int64_t run) -> int64_t { return ids[row_at[start_of(run)]]; };
@@ -35,7 +35,7 @@ void add_to_table(Tensor& dtable, const Tensor& dy, const Tensor& tokens, const 
     const int64_t id = run < runs ? id_of(run) : vocabulary;
     if (to_dtable == Accumulate::kNo) {
       const int64_t after_previous = run > 0 ? id_of(run - 1) + 1 : 0;
-      std::fill(table + after_previous * width, table + id * width, T(0));
+      std::fill(table + after_previous * width, table + id * width, Real<T>(0));
     }
     if (run == runs) return;
     Accumulate to = to_dtable;
@@ -51,12 +51,12 @@ template <class T>
 void add_to_positions(Tensor& dpositions, const Tensor& dy, const Tensor& offsets,
                       Accumulate to_dpositions) {
   const int64_t width = dpositions.width(), captions = offsets.numel() - 1;
-  T* positions = dpositions.data<T>();
+  Real<T>* positions = dpositions.data<Real<T>>();
   const T* dys = dy.data<T>();
   const int32_t* first_row = offsets.data<int32_t>();
   parallel_for(dpositions.size(0), [=](int64_t place) {
-    T* sum = positions + place * width;
-    if (to_dpositions == Accumulate::kNo) std::fill(sum, sum + width, T(0));
+    Real<T>* sum = positions + place * width;
+    if (to_dpositions == Accumulate::kNo) std::fill(sum, sum + width, Real<T>(0));
     for (int64_t caption = 0; caption < captions; ++caption) {
       const int64_t row = first_row[caption] + place;
       if (row < first_row[caption + 1]) put_row(sum, dys + row * width, width, Accumulate::kYes);
@@ -79,7 +79,9 @@ void CpuBackend::token_embedding_forward(Tensor& y, const Tensor& table, const T
         const T *entry = entries + ids[row] * width,
                 *place = places + (row - first_row[caption]) * width;
 #pragma omp simd
-        for (int64_t c = 0; c < width; ++c) y_row[c] = entry[c] + place[c];
+        for (int64_t c = 0; c < width; ++c) {
+          assign(y_row[c], to_real(entry[c]) + to_real(place[c]));
+        }
       }
     });
   });

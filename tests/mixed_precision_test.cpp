@@ -1,0 +1,94 @@
+// The model in BF16 against the model in F64 and F32: what rounding costs, and what it must not touch.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/tiny_clip.h"
+
+namespace clip {
+namespace {
+
+/// Features of both towers, and the gradient of a step in the order of the parameters.
+struct Outcome {
+  std::vector<double> image, text, gradient;
+};
+
+Outcome run(DType dtype, const TowerOptions& towers = {}, int64_t micro_batches = 1) {
+  ClipModel model(tiny_config(), cpu_backend(), dtype);
+  model.clip.towers = towers;
+  randomize(model.parameters);
+  model.parameters.allocate_training_state();
+  Outcome result;
+  result.image = to_doubles(model.clip.encode_image(tiny_images(0, cpu_backend())).value());
+  result.text =
+      to_doubles(model.clip.encode_text(pack_tokens(tiny_captions(0), cpu_backend())).value());
+  std::vector<Batch> batches;
+  for (int64_t step = 0; step < micro_batches; ++step)
+    batches.push_back(
+        {tiny_images(step, cpu_backend()), pack_tokens(tiny_captions(step), cpu_backend())});
+  const auto comm = make_single_communicator();
+  contrast_and_gradients(model, batches, *comm);
+  result.gradient = to_doubles(model.parameters.gradients());
+  return result;
+}
+
+double cosine(const std::vector<double>& a, const std::vector<double>& b) {
+  double product = 0, squares_a = 0, squares_b = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    product += a[i] * b[i];
+    squares_a += a[i] * a[i];
+    squares_b += b[i] * b[i];
+  }
+  return product / std::sqrt(squares_a * squares_b);
+}
+
+double relative_error(const std::vector<double>& actual, const std::vector<double>& expected) {
+  double largest = 0, error = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    largest = std::max(largest, std::abs(expected[i]));
+    error = std::max(error, std::abs(actual[i] - expected[i]));
+  }
+  return error / largest;
+}
+
+TEST(MixedPrecision, FeaturesStayNearThoseOfF64) {
+  const Outcome exact = run(DType::kF64), mixed = run(DType::kBF16);
+  // Weights and about ten tensors on the way through two blocks are rounded by up to 2^-8 each;
+  // such errors mostly cancel: six of them are allowed.
+  EXPECT_LE(relative_error(mixed.image, exact.image), 6 * 0x1p-8);
+  EXPECT_LE(relative_error(mixed.text, exact.text), 6 * 0x1p-8);
+}
+
+TEST(MixedPrecision, GradientsPointWhereThoseOfF64Do) {
+  for (const int64_t micro_batches : {1, 2}) {
+    const Outcome exact = run(DType::kF64, {}, micro_batches),
+                  mixed = run(DType::kBF16, {}, micro_batches);
+    EXPECT_GT(cosine(mixed.gradient, exact.gradient), 0.999) << micro_batches << " micro-batches";
+  }
+}
+
+TEST(MixedPrecision, ALastBlockOfOneRowEqualsTheWholeBlockUpToRounding) {
+  const Outcome one_row = run(DType::kBF16),
+                whole = run(DType::kBF16, {.last_block = LastBlock::kAllRows});
+  // The same sums, cut elsewhere: what rounds to another BF16 is a unit of 2^-7 off.
+  EXPECT_LE(relative_error(whole.image, one_row.image), 2 * 0x1p-8);
+  EXPECT_LE(relative_error(whole.text, one_row.text), 2 * 0x1p-8);
+  EXPECT_GT(cosine(whole.gradient, one_row.gradient), 0.9999);
+}
+
+TEST(MixedPrecision, RecomputedActivationsGiveTheSameBits) {
+  EXPECT_EQ(run(DType::kBF16, {.activations = Activations::kRecomputed}).gradient,
+            run(DType::kBF16).gradient);
+}
+
+TEST(MixedPrecision, TwentyStepsFollowTheLossesOfF32) {
+  ClipModel single(tiny_config(), cpu_backend()), mixed(tiny_config(), cpu_backend(), DType::kBF16);
+  const auto expected = tiny_training(single), actual = tiny_training(mixed);
+  for (size_t step = 0; step < expected.size(); ++step)
+    // Cosines are off by some 2^-8 of 1 and stand under a scale of up to 8; the mean over the pairs
+    // takes most of it away.
+    EXPECT_NEAR(actual[step].loss(), expected[step].loss(), 2e-2) << "step " << step;
+}
+
+}  // namespace
+}  // namespace clip
