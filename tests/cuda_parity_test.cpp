@@ -44,7 +44,7 @@ double objective(const OpCase& op, const std::vector<Variable>& inputs,
 TEST_P(EveryOpOnGpu, HasTheGradientThatCentralDifferencesShow) {
   constexpr double kStep = 1e-2, kTolerance = 3e-3;
   const OpCase& op = GetParam();
-  const auto inputs = random_inputs(op.small, DType::kF32, gpu(), 3);
+  const auto inputs = random_inputs(op, op.small, DType::kF32, gpu(), 3);
   std::vector<Tensor> cotangents;
   {
     Tape tape;

@@ -50,7 +50,10 @@ INSTANTIATE_TEST_SUITE_P(Ops, EveryOpInTheSimulator, testing::ValuesIn(op_cases(
 
 /// The batches of tiny_clip.h as a loader gives them.
 HostBatch host_batch(int64_t step) {
-  return {tiny_images(step, cpu_backend()).to_vector<uint8_t>(), tiny_captions(step)};
+  HostBatch batch;
+  batch.images = tiny_images(step, cpu_backend()).to_vector<uint8_t>();
+  batch.tokens = tiny_captions(step);
+  return batch;
 }
 
 /// Trains for `steps` and returns the parameters; watch(step) is called before each.
