@@ -70,7 +70,8 @@ CUDASIM_TEST_SOURCES := $(wildcard tests/cudasim/*_test.cu)
 CPU_TEST_SOURCES := $(filter-out $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES),$(wildcard tests/*_test.cpp))
 TEST_SOURCES := $(CPU_TEST_SOURCES) $(if $(SIM),$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES))
 BENCH_SOURCES := $(wildcard tests/*_bench.cpp)
-TEST_SUPPORT_SOURCES := $(filter-out %_test.cpp $(BENCH_SOURCES),$(wildcard tests/*.cpp))
+TOOL_SOURCES := $(wildcard tests/*_tool.cpp)
+TEST_SUPPORT_SOURCES := $(filter-out %_test.cpp $(BENCH_SOURCES) $(TOOL_SOURCES),$(wildcard tests/*.cpp))
 FORMATTED = $(shell find engine autograd models cuda apps tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # At -O3, GCC 12 suspects the standard library of overlapping copies ("text" + std::string, its bug
@@ -124,7 +125,7 @@ clip_objects := $(call objects,clip,$(CLIP_SOURCES)) \
 app_objects := $(call objects,clip,$(APP_SOURCES))
 app_support_objects := $(call objects,clip,$(APP_SUPPORT_SOURCES))
 support_objects := $(call objects,test,$(TEST_SUPPORT_SOURCES))
-test_objects := $(call objects,test,$(TEST_SOURCES) $(BENCH_SOURCES))
+test_objects := $(call objects,test,$(TEST_SOURCES) $(BENCH_SOURCES) $(TOOL_SOURCES))
 
 engine_library := $(B)/lib/libclip_cpu.so
 wide_library := $(if $(wide),$(B)/lib/glibc-hwcaps/x86-64-v4/libclip_cpu.so)
@@ -138,10 +139,11 @@ apps := $(patsubst apps/%.cpp,$(P)/apps/%,$(APP_SOURCES))
 tests := $(patsubst tests/%.cpp,$(P)/tests/%,$(TEST_SOURCES))
 cudasim_tests := $(patsubst tests/%.cu,$(P)/tests/%,$(if $(SIM),$(CUDASIM_TEST_SOURCES)))
 benches := $(patsubst tests/%.cpp,$(P)/tests/%,$(BENCH_SOURCES))
+tools := $(patsubst tests/%.cpp,$(P)/tests/%,$(TOOL_SOURCES))
 # apps/<name> is a link to the normal build; other builds leave it alone.
 links := $(if $(SANITIZE)$(SIM),,$(APP_SOURCES:.cpp=))
 
-.PHONY: all sim-tests test test-fast test-v3 bench check-layers format format-check tidy clean deps found help FORCE
+.PHONY: all sim-tests test test-fast test-v3 test-exact bench check-layers format format-check tidy clean deps found help FORCE
 all: $(libraries) $(app_archives) $(apps) $(links)
 
 # ---- Compile ------------------------------------------------------------------------------------
@@ -217,7 +219,7 @@ $(apps): $(P)/apps/%: $(B)/obj/clip/apps/%.o $(app_archives) $(libraries) $(P)/l
 	$(call link_program,$(CLIP_LIBS))
 $(tests): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
-$(benches): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
+$(benches) $(tools): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
 
 # These need nothing of the engine but its error class.
@@ -320,6 +322,17 @@ test-v3: all $(chosen_tests)
 	  grep 'calling init.*x86-64-v4/libclip_cpu' || { echo 'make: the loader still took these kernels' >&2; exit 1; }
 	@$(test_environment) $(plain_kernels) tests/run_tests.sh $(chosen_tests)
 
+# Models of real size made on the spot by other libraries, with random weights; needs a Python with
+# torch, open_clip and transformers. Several GB of disk in EXACT_FOLDER, a few minutes each.
+EXACT_MODELS := ViT-B-32 ViT-B-16 ViT-L-14 ViT-L-14-336 hugging-face-B-32 H-14-two-layers
+EXACT_FOLDER = $(B)/exact
+BENCH_PYTHON := python3
+test-exact: $(P)/tests/exact_features_tool
+	@for model in $(EXACT_MODELS); do folder=$(EXACT_FOLDER)/$$model; rm -rf $$folder; \
+	  $(BENCH_PYTHON) tests/reference/make_weights_reference.py --exact $$model $$folder >/dev/null && \
+	  $< $$model $$folder/model* $$folder/features.json || exit 1; \
+	  rm -rf $$folder; done
+
 bench: all $(benches)
 	@for program in $(benches); do echo "$$program"; $$program || exit 1; done
 
@@ -367,6 +380,8 @@ help:
 	  'make test-fast     without the suites whose name starts with Slow' \
 	  'make test-v3       all tests with the kernels that machines without AVX-512 run' \
 	  'make bench         the measurements, tests/*_bench.cpp' \
+  'make test-exact    features of models of real size against the libraries that made their files;' \
+  '                   BENCH_PYTHON=a Python with torch, open_clip, transformers' \
 	  'make check-layers  include directions, op cases, macros' \
 	  'make format        clang-format; make format-check only looks' \
 	  'make tidy          clang-tidy' \

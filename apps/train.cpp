@@ -2,6 +2,7 @@
 #include <iostream>
 #include <optional>
 
+#include "apps/common/model_options.h"
 #include "apps/common/program.h"
 #include "apps/common/training_run.h"
 #include "models/checkpoint.h"
@@ -26,7 +27,7 @@ void train(int argc, const char* const* argv) {
     state.options = options.json.dump();
     optimizer.set_steps_done(state.optimizer_steps);
   } else if (!source.checkpoint.empty()) {
-    load_parameters(source.checkpoint, model.parameters);
+    warn_not_finite(load_parameters(source.checkpoint, model.parameters), source.checkpoint);
   } else {
     initialize(model.parameters, source.config, options.seed);
   }

@@ -52,8 +52,12 @@ po::options_description option_list(const Recipe& recipe) {
     ("csv-separator", text(), "one character; empty: tab or comma, as the header has it")
     ("font", text(), "colour font of the emoji scenes; empty: the usual places")
     ("model", text(recipe.model), "model by name, or an open_clip configuration file (.json)")
-    ("pretrained", text(), "checkpoint folder to start from; model and tokenizer are its own")
-    ("tokenizer", text(), "tokenizer.json or merges file; empty: a vocabulary is learned from the captions")
+    ("pretrained", text(), "model to start from: a checkpoint's folder or a run's, an open_clip or Hugging Face "
+                         "folder, or a weight file (OpenAI's .pt, a state dict, .safetensors). Its configuration "
+                         "is its own; without one, by the shapes, or --model if given")
+    ("force-quick-gelu", po::bool_switch(), "the model computes QuickGELU, whatever its name or files say")
+    ("tokenizer", text(), "tokenizer.json or merges file; empty: that of --pretrained, else a vocabulary is learned "
+                        "from the captions")
     ("batch-size", number(recipe.batch_size), "pairs of a step")
     ("steps", number(recipe.steps), "steps; -1: by --epochs; 0: write the initial checkpoint")
     ("epochs", number(32), "passes over the data, where --steps is -1")
@@ -214,6 +218,8 @@ TrainOptions parse_train_options(int argc, const char* const* argv) {
   const auto text = [&](const char* name) { return values[name].as<std::string>(); };
   options.model = text("model");
   options.pretrained = text("pretrained");
+  options.model_given = !values["model"].defaulted();
+  options.force_quick_gelu = values["force-quick-gelu"].as<bool>();
   options.tokenizer = text("tokenizer");
   options.train_data = text("train-data");
   options.val_data = text("val-data");
@@ -247,6 +253,8 @@ TrainOptions parse_train_options(int argc, const char* const* argv) {
   options.delete_previous = values["delete-previous-checkpoint"].as<bool>();
   options.json = to_json(values);
   options.json["steps"] = options.steps;
+  // A default in a --config file would be taken for a choice.
+  if (!options.pretrained.empty() && !options.model_given) options.json.erase("model");
   if (options.run_folder.empty()) {
     if (options.name.empty())
       options.name = unused_run_name(options.logs, fs::path(options.model).stem().string());

@@ -13,7 +13,9 @@ namespace clip {
 /// Named like open_clip's options where they mean the same.
 struct TrainOptions {
   std::string model;
+  bool model_given = false;  ///< not the default
   std::string pretrained;
+  bool force_quick_gelu = false;
   std::string tokenizer;
   std::string train_data;  ///< empty: emoji scenes
   std::string val_data;

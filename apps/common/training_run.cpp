@@ -1,30 +1,24 @@
 #include "apps/common/training_run.h"
 
-#include "models/atomic_file.h"
+#include "apps/common/model_options.h"
 #include "models/checkpoint.h"
 
 namespace clip {
-namespace {
-
-/// The named configuration, or the one in an open_clip file.
-ClipConfig named_config(const std::string& model) {
-  if (!model.ends_with(".json")) return preset(model);
-  return config_from_json(read_file(model, 1 << 20), model);
-}
-
-}  // namespace
-
 ModelSource choose_model(const TrainOptions& options) {
   ModelSource source;
   source.checkpoint = options.resume_checkpoint;
   if (source.checkpoint.empty() && !options.pretrained.empty())
     source.checkpoint = find_checkpoint(options.pretrained);
   if (!source.checkpoint.empty()) {
-    source.config = load_config(source.checkpoint);
-    source.tokenizer = std::make_shared<Tokenizer>(load_tokenizer(source.checkpoint));
+    const bool resumes = !options.resume_checkpoint.empty();
+    const WeightChoice choice{options.model_given ? options.model : "", options.force_quick_gelu};
+    source.config = load_config(source.checkpoint, resumes ? WeightChoice() : choice);
+    source.tokenizer = std::make_shared<Tokenizer>(
+        load_tokenizer(source.checkpoint, resumes ? "" : options.tokenizer, source.config));
     return source;
   }
-  source.config = named_config(options.model);
+  source.config = preset_or_file(options.model);
+  if (options.force_quick_gelu) source.config.gelu = Gelu::kQuick;
   if (!options.tokenizer.empty()) {
     source.tokenizer = std::make_shared<Tokenizer>(Tokenizer::load(options.tokenizer));
     source.config.text.vocab_size = source.tokenizer->vocab_size();

@@ -1,0 +1,53 @@
+// How programs that read a model are told about one whose files do not say everything.
+#pragma once
+
+#include <boost/program_options.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/checkpoint.h"
+#include "models/clip.h"
+
+namespace clip {
+
+/// What --checkpoint and its like accept, as --help puts it.
+inline constexpr const char* kModelPathHelp =
+    "a checkpoint's folder or a run's (its newest checkpoint), an open_clip or Hugging Face "
+    "folder, or a weight "
+    "file: OpenAI's .pt, a state dict (.pt, .bin), .safetensors";
+
+/// Adds --model, --force-quick-gelu and --tokenizer.
+void add_model_options(boost::program_options::options_description& options);
+
+/// What those options say. Any of them makes the model another one than its files alone would.
+struct ModelOptions {
+  WeightChoice choice;
+  std::string tokenizer;
+
+  explicit ModelOptions(const boost::program_options::variables_map& values);
+  bool given() const;
+};
+
+/// A model ready to run.
+struct LoadedModel {
+  std::string checkpoint;  ///< what was found at the path
+  std::unique_ptr<ClipModel> model;
+  std::unique_ptr<Tokenizer> tokenizer;  ///< null if it was not asked for
+
+  const Clip& clip() const { return model->clip; }
+  double logit_scale() const { return model->clip.logit_scale.value().item(); }
+};
+
+/// Warns on standard error of weights that are NaN or infinite.
+/// throws clip::Error or UsageError in one sentence
+LoadedModel load_model(const std::string& path, const ModelOptions& options, Backend& backend);
+
+/// The tokenizer of --tokenizer, else the model's own, checked to have no id that the model lacks.
+Tokenizer load_tokenizer(const std::string& checkpoint, const std::string& option,
+                         const ClipConfig& config);
+
+/// Prints what load_parameters() found, if anything.
+void warn_not_finite(const std::vector<std::string>& parameters, const std::string& checkpoint);
+
+}  // namespace clip
