@@ -104,7 +104,6 @@ std::string to_hugging_face_json(const ClipConfig& config, Towers towers) {
     whole["architectures"] = {is_text ? "CLIPTextModelWithProjection"
                                       : "CLIPVisionModelWithProjection"};
   }
-  whole["torch_dtype"] = "float32";
   return whole.dump(2) + "\n";
 }
 

@@ -22,10 +22,8 @@ std::vector<int64_t> sizes_of(const Shape& shape) {
 }
 
 void check_fits(const Weight& weight, const Shape& shape) {
-  const std::vector<int64_t> stored = weight.shape();
-  const bool is_scalar = shape.rank() == 0 && stored == std::vector<int64_t>{1};
-  CLIP_CHECK(is_scalar || stored == sizes_of(shape), weight.file, ": tensor ", weight.name,
-             " must have shape ", shape, ", has ", shown(stored));
+  CLIP_CHECK(fits(weight, shape), weight.file, ": tensor ", weight.name, " must have shape ", shape,
+             ", has ", shown(weight.shape()));
   weight.check_float();
 }
 
@@ -57,6 +55,11 @@ ModelFiles files_of(const std::string& checkpoint) {
 }
 
 }  // namespace
+
+bool fits(const Weight& weight, const Shape& shape) {
+  const std::vector<int64_t> stored = weight.shape();
+  return stored == sizes_of(shape) || (shape.rank() == 0 && stored == std::vector<int64_t>{1});
+}
 
 std::vector<std::string> read_weights(const Weights& weights,
                                       const std::vector<WeightTarget>& targets) {

@@ -77,13 +77,16 @@ class Weights {
   std::map<std::string, Weight> all_;
 };
 
+/// Whether a weight can be read into a tensor of this shape; a scalar may be stored as [1].
+bool fits(const Weight& weight, const Shape& shape);
+
 /// What a weight is read into: F32 or F64, on any device.
 struct WeightTarget {
   std::string name;
   Tensor tensor;
 };
 
-/// Fills every target; a scalar may be stored as [1]. Returns the names of those that hold NaN or
+/// Fills every target. Returns the names of those that hold NaN or
 /// infinity.
 /// throws clip::Error that names file and tensor: missing, left over, no float or of another shape;
 /// then nothing was read

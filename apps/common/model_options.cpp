@@ -3,6 +3,7 @@
 #include <iostream>
 
 #include "apps/common/program.h"
+#include "models/model_files.h"
 
 namespace po = boost::program_options;
 
@@ -45,12 +46,16 @@ Tokenizer load_tokenizer(const std::string& checkpoint, const std::string& optio
   return tokenizer;
 }
 
-LoadedModel load_model(const std::string& path, const ModelOptions& options, Backend& backend) {
+LoadedModel load_model(const std::string& path, const ModelOptions& options, Backend& backend,
+                       Words words) {
   LoadedModel loaded;
   loaded.checkpoint = find_checkpoint(path);
   const ClipConfig config = load_config(loaded.checkpoint, options.choice);
-  loaded.tokenizer =
-      std::make_unique<Tokenizer>(load_tokenizer(loaded.checkpoint, options.tokenizer, config));
+  const bool has_words =
+      !options.tokenizer.empty() || !find_model_files(loaded.checkpoint)->tokenizer.empty();
+  if (words == Words::kNeeded || has_words)
+    loaded.tokenizer =
+        std::make_unique<Tokenizer>(load_tokenizer(loaded.checkpoint, options.tokenizer, config));
   loaded.model = std::make_unique<ClipModel>(config, backend);
   warn_not_finite(load_parameters(loaded.checkpoint, loaded.model->parameters), loaded.checkpoint);
   return loaded;

@@ -33,15 +33,19 @@ struct ModelOptions {
 struct LoadedModel {
   std::string checkpoint;  ///< what was found at the path
   std::unique_ptr<ClipModel> model;
-  std::unique_ptr<Tokenizer> tokenizer;  ///< null if it was not asked for
+  std::unique_ptr<Tokenizer> tokenizer;  ///< null if there is none
 
   const Clip& clip() const { return model->clip; }
   double logit_scale() const { return model->clip.logit_scale.value().item(); }
 };
 
+/// Whether a model is of use without a tokenizer.
+enum class Words { kNeeded, kIfThere };
+
 /// Warns on standard error of weights that are NaN or infinite.
 /// throws clip::Error or UsageError in one sentence
-LoadedModel load_model(const std::string& path, const ModelOptions& options, Backend& backend);
+LoadedModel load_model(const std::string& path, const ModelOptions& options, Backend& backend,
+                       Words words = Words::kNeeded);
 
 /// The tokenizer of --tokenizer, else the model's own, checked to have no id that the model lacks.
 Tokenizer load_tokenizer(const std::string& checkpoint, const std::string& option,

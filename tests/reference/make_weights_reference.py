@@ -238,8 +238,33 @@ def small():
         "hugging_face_gelu": write_hugging_face(f"{folder}/hugging_face_gelu", vision("gelu", 1, 64), text("gelu", 1),
                                                 12, 6, torch.bfloat16, max_shard_size="10KB"),
     }
+    result["positions"] = resized_positions()
     with open(os.path.join(here, "weights_features.json"), "w") as file:
         json.dump(result, file, indent=0)
+
+
+# ---- Position embeddings of another size ---------------------------------------------------------------------------
+def draw(count, name):
+    random = Random(4, name)
+    return torch.tensor([random.uniform(-1, 1) for _ in range(count)]).float()
+
+
+def resized_positions():
+    """By open_clip's own functions; width 2."""
+    from types import SimpleNamespace
+    from open_clip.model import resize_pos_embed, resize_text_pos_embed
+    result = {}
+    for old, new in [(3, 5), (7, 4), (4, 4), (2, 9)]:
+        name = f"image {old} {new}"
+        state = {"visual.positional_embedding": draw((1 + old * old) * 2, name).reshape(-1, 2)}
+        resize_pos_embed(state, SimpleNamespace(visual=SimpleNamespace(grid_size=(new, new))))
+        result[name] = state["visual.positional_embedding"].flatten().tolist()
+    for old, new in [(12, 20), (12, 7), (5, 5), (2, 9)]:
+        name = f"text {old} {new}"
+        state = {"positional_embedding": draw(old * 2, name).reshape(-1, 2)}
+        resize_text_pos_embed(state, SimpleNamespace(positional_embedding=torch.zeros(new, 2)))
+        result[name] = state["positional_embedding"].flatten().tolist()
+    return result
 
 
 # ---- Models of real size ------------------------------------------------------------------------------------------
