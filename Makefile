@@ -143,7 +143,7 @@ tools := $(patsubst tests/%.cpp,$(P)/tests/%,$(TOOL_SOURCES))
 # apps/<name> is a link to the normal build; other builds leave it alone.
 links := $(if $(SANITIZE)$(SIM),,$(APP_SOURCES:.cpp=))
 
-.PHONY: all sim-tests test test-fast test-v3 test-exact bench check-layers format format-check tidy clean deps found help FORCE
+.PHONY: all sim-tests test test-fast test-v3 test-exact fuzz bench check-layers format format-check tidy clean deps found help FORCE
 all: $(libraries) $(app_archives) $(apps) $(links)
 
 # ---- Compile ------------------------------------------------------------------------------------
@@ -333,6 +333,21 @@ test-exact: $(P)/tests/exact_features_tool
 	  $< $$model $$folder/model* $$folder/features.json || exit 1; \
 	  rm -rf $$folder; done
 
+# Damaged files of every kind, read under the sanitizers. A finding ends it and leaves its input.
+FUZZ_SECONDS := 60
+FUZZ_SEED := 1
+FUZZ_KINDS := safetensors torch tar tokenizer merges config image
+fuzz_seeds_torch := $(wildcard tests/reference/weights/*.pt tests/reference/weights/*.bin)
+fuzz_seeds_image := $(wildcard $(addprefix tests/reference/images/*.,png jpg bmp gif tga psd ppm pgm))
+ifeq ($(SANITIZE),)
+fuzz:
+	@$(MAKE) --no-print-directory SANITIZE=address,undefined fuzz
+else
+fuzz: $(P)/tests/fuzz_tool
+	@mkdir -p $(B)/fuzz; cd $(B)/fuzz; $(foreach kind,$(FUZZ_KINDS),ASAN_OPTIONS=max_allocation_size_mb=2048 \
+	  ../tests/fuzz_tool $(kind) $(FUZZ_SECONDS) $(FUZZ_SEED) $(abspath $(fuzz_seeds_$(kind))) &&) true
+endif
+
 bench: all $(benches)
 	@for program in $(benches); do echo "$$program"; $$program || exit 1; done
 
@@ -380,6 +395,7 @@ help:
 	  'make test-fast     without the suites whose name starts with Slow' \
 	  'make test-v3       all tests with the kernels that machines without AVX-512 run' \
 	  'make bench         the measurements, tests/*_bench.cpp' \
+  'make fuzz          damaged files of every kind, FUZZ_SECONDS=60 each, under the sanitizers' \
   'make test-exact    features of models of real size against the libraries that made their files;' \
   '                   BENCH_PYTHON=a Python with torch, open_clip, transformers' \
 	  'make check-layers  include directions, op cases, macros' \

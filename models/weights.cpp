@@ -61,6 +61,11 @@ Weights::Weights(const std::string& path) : path_(path) {
   } else {
     open(path);
   }
+  // Decided for all files together: a shard may hold none of the names that tell.
+  for (const Opened& file : opened_)
+    for (const auto& [name, tensor] : *file.tensors)
+      has_hugging_face_names_ = has_hugging_face_names_ || is_hugging_face_name(name);
+  for (const Opened& file : opened_) add(file);
   join_parts();
 }
 
@@ -78,11 +83,11 @@ const Weight& Weights::at(const std::string& name) const {
 void Weights::open(const std::string& path) {
   if (path.ends_with(".safetensors")) {
     const auto file = std::make_shared<const SafetensorsFile>(path);
-    files_.push_back(file);
-    return add(path, file->entries());
+    opened_.push_back({path, file, &file->entries()});
+    return;
   }
   const auto file = std::make_shared<const TorchFile>(path);
-  files_.push_back(file);
+  opened_.push_back({path, file, &file->entries()});
   const bool is_script = file->kind() == TorchFile::Kind::kScript;
   container_ = is_script ? Container::kTorchScript : Container::kTorchStateDict;
   gelu_ = gelu_of(file->classes());
@@ -90,7 +95,6 @@ void Weights::open(const std::string& path) {
   const bool is_openai = entries.contains("input_resolution") &&
                          entries.contains("context_length") && entries.contains("vocab_size");
   if (!gelu_ && is_openai) gelu_ = Gelu::kQuick;
-  add(path, entries);
 }
 
 // {"weight_map": {"tensor's name": "file beside the index", ...}}
@@ -110,14 +114,12 @@ void Weights::open_index(const std::string& path) {
     open((std::filesystem::path(path).parent_path() / file).string());
 }
 
-void Weights::add(const std::string& path, const std::map<std::string, StoredTensor>& tensors) {
-  const bool theirs = std::any_of(tensors.begin(), tensors.end(), [](const auto& tensor) {
-    return is_hugging_face_name(tensor.first);
-  });
-  has_hugging_face_names_ = has_hugging_face_names_ || theirs;
-  for (const auto& [name, tensor] : tensors) {
+void Weights::add(const Opened& file) {
+  const std::string& path = file.path;
+  for (const auto& [name, tensor] : *file.tensors) {
     if (is_bookkeeping(name)) continue;
-    NamedPart part = theirs ? from_hugging_face(name) : NamedPart{name, without_wrappers(name)};
+    const NamedPart part =
+        has_hugging_face_names_ ? from_hugging_face(name) : NamedPart{name, without_wrappers(name)};
     const auto placed =
         parts_[part.parameter].emplace(part.part, Part{path, name, part.parts, tensor});
     CLIP_CHECK(placed.second, path, ": ", shown(name), " and ", shown(placed.first->second.name),

@@ -57,9 +57,15 @@ class Weights {
   std::optional<Gelu> gelu() const { return gelu_; }
 
  private:
+  struct Opened {
+    std::string path;
+    std::shared_ptr<const void> file;  // owns what the weights point to
+    const std::map<std::string, StoredTensor>* tensors;
+  };
+
   void open(const std::string& path);
   void open_index(const std::string& path);
-  void add(const std::string& path, const std::map<std::string, StoredTensor>& tensors);
+  void add(const Opened& file);
   void join_parts();
 
   struct Part {
@@ -72,7 +78,7 @@ class Weights {
   Container container_ = Container::kSafetensors;
   bool has_hugging_face_names_ = false;
   std::optional<Gelu> gelu_;
-  std::vector<std::shared_ptr<const void>> files_;  // they own what the weights point to
+  std::vector<Opened> opened_;
   std::map<std::string, std::map<size_t, Part>> parts_;
   std::map<std::string, Weight> all_;
 };

@@ -27,7 +27,7 @@ std::vector<std::vector<int32_t>> draw_texts(const TextConfig& config) {
   for (int64_t row = 0; row < kTexts; ++row) {
     std::vector<int32_t> text = {vocabulary - 2};
     for (int64_t words = (config.context_length - 2) * row / (kTexts - 1); words > 0; --words)
-      text.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(vocabulary - 2))));
+      text.push_back(static_cast<int32_t>(random.below(vocabulary - 2)));
     text.push_back(vocabulary - 1);
     texts.push_back(text);
   }

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "models/clip.h"
+#include "models/safetensors.h"
 #include "tests/error_message.h"
 #include "tests/reference_features.h"
 #include "tests/reference_path.h"
@@ -139,6 +140,26 @@ class ShardedFolder : public ::testing::Test {
 TEST_F(ShardedFolder, NamesTheShardThatIsMissing) {
   fs::remove(folder_.path("model/model-00002-of-00002.safetensors"));
   EXPECT_TRUE(says(refusal(), "model-00002-of-00002.safetensors", "No such file")) << refusal();
+}
+
+TEST_F(ShardedFolder, AShardMayHoldNoneOfTheTellingNames) {
+  auto index = read("model.safetensors.index.json");
+  std::map<std::string, std::vector<SafetensorsItem>> shards;
+  std::vector<std::vector<float>> numbers;
+  numbers.reserve(index["weight_map"].size());
+  for (auto& [name, file] : index["weight_map"].items()) {
+    const SafetensorsFile source(folder_.path("model/" + file.get<std::string>()));
+    const StoredTensor& tensor = *source.find(name);
+    numbers.emplace_back(static_cast<size_t>(tensor.numel()));
+    source.read(tensor, name, DType::kF32, numbers.back().data());
+    const bool tells = name.starts_with("text_model.") || name.starts_with("vision_model.");
+    file = tells ? "a.safetensors" : "b.safetensors";
+    shards[file].push_back({name, DType::kF32, tensor.shape, numbers.back().data()});
+  }
+  for (const auto& [file, items] : shards)
+    write_safetensors(folder_.path("model/" + file), items, {});
+  folder_.write("model/model.safetensors.index.json", index.dump());
+  EXPECT_EQ(refusal(), "(no error)");
 }
 
 TEST_F(ShardedFolder, RefusesAnIndexThatLeadsOutOfTheFolder) {
