@@ -47,7 +47,10 @@ void read_all_weights(const std::string& path) {
     std::vector<float> numbers(static_cast<size_t>(weight.numel()));
     weight.read(DType::kF32, numbers.data());
   }
-  infer_config(weights, {.model = "", .force_quick_gelu = true});
+  try {
+    infer_config(weights, {.model = "", .force_quick_gelu = true});
+  } catch (const Error&) {  // most are no whole model
+  }
 }
 
 void read_shard(const std::string& path) {
@@ -86,7 +89,7 @@ std::vector<std::string> shard_seeds(const ScratchFolder& folder) {
   const std::vector<Member> members = {{"0.ppm", picture(7)},
                                        {"0.txt", "a cat"},
                                        {"1.ppm", picture(9)},
-                                       {"1.json", R"({"caption": "a dog"})"},
+                                       {"1.txt", "a dog"},
                                        {std::string(150, 'n') + ".txt", "a long name"}};
   return {bytes_of(write_tar(folder, "seed.tar", members))};
 }
@@ -237,7 +240,9 @@ int fuzz(const std::string& kind, const Target& target, double seconds, uint64_t
     try {
       target.read(path);
       ++read;
-    } catch (const Error&) {
+    } catch (const Error& error) {
+      CLIP_CHECK(tried > std::ssize(seeds), kind,
+                 ": an undamaged input is refused: ", error.what());
     } catch (const std::exception& error) {
       std::printf("%s: not a clip::Error but \"%s\"; the input is %s\n", kind.c_str(), error.what(),
                   input.c_str());
@@ -264,6 +269,11 @@ int main(int argc, char** argv) {
   }
   std::vector<std::string> seeds;
   for (int i = 4; i < argc; ++i) seeds.push_back(clip::bytes_of(argv[i]));
-  return clip::fuzz(argv[1], targets.at(argv[1]), std::atof(argv[2]),
-                    std::strtoull(argv[3], nullptr, 10), seeds);
+  try {
+    return clip::fuzz(argv[1], targets.at(argv[1]), std::atof(argv[2]),
+                      std::strtoull(argv[3], nullptr, 10), seeds);
+  } catch (const clip::Error& error) {
+    std::fprintf(stderr, "fuzz_tool: %s\n", error.what());
+    return 1;
+  }
 }
