@@ -54,9 +54,10 @@ boost::program_options::variables_map parse_options(
     using Style = po::command_line_style::style_t;
     const int style = Style::unix_style & ~Style::allow_guessing;  // a prefix is no option
     po::positional_options_description words;
-    if (positional != nullptr) words.add(positional, 1);
-    const auto parsed =
-        po::command_line_parser(argc, argv).options(options).positional(words).style(style).run();
+    po::command_line_parser parser(argc, argv);
+    parser.options(options).style(style);
+    if (positional != nullptr) parser.positional(words.add(positional, 1));
+    const auto parsed = parser.run();
     for (const po::option& option : parsed.options)
       if (option.position_key >= 0 && option.string_key.empty())
         throw UsageError(concat("unexpected argument '", option.value.at(0), "'"));
