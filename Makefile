@@ -104,7 +104,8 @@ CPU_TEST_SOURCES := $(filter-out $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES) $(if $(
 TEST_SOURCES := $(CPU_TEST_SOURCES) $(if $(SIM),$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES)) \
   $(if $(filter real,$(gpu)),$(if $(wildcard /dev/nvidiactl),$(GPU_TEST_SOURCES)))
 BENCH_SOURCES := $(wildcard tests/*_bench.cpp)
-TEST_SUPPORT_SOURCES := $(filter-out %_test.cpp $(BENCH_SOURCES),$(wildcard tests/*.cpp))
+TOOL_SOURCES := $(wildcard tests/*_tool.cpp)
+TEST_SUPPORT_SOURCES := $(filter-out %_test.cpp $(BENCH_SOURCES) $(TOOL_SOURCES),$(wildcard tests/*.cpp))
 FORMATTED = $(shell find engine autograd models cuda apps tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 # At -O3, GCC 12 suspects the standard library of overlapping copies ("text" + std::string, its bug
@@ -159,7 +160,7 @@ clip_objects := $(call objects,clip,$(CLIP_SOURCES)) \
 app_objects := $(call objects,clip,$(APP_SOURCES))
 app_support_objects := $(call objects,clip,$(APP_SUPPORT_SOURCES))
 support_objects := $(call objects,test,$(TEST_SUPPORT_SOURCES))
-test_objects := $(call objects,test,$(TEST_SOURCES) $(GPU_TEST_SOURCES) $(BENCH_SOURCES))
+test_objects := $(call objects,test,$(TEST_SOURCES) $(GPU_TEST_SOURCES) $(BENCH_SOURCES) $(TOOL_SOURCES))
 
 engine_library := $(B)/lib/libclip_cpu.so
 wide_library := $(if $(wide),$(B)/lib/glibc-hwcaps/x86-64-v4/libclip_cpu.so)
@@ -175,10 +176,12 @@ tests := $(patsubst tests/%.cpp,$(P)/tests/%,$(TEST_SOURCES))
 gpu_tests := $(if $(filter none,$(gpu)),,$(patsubst tests/%.cpp,$(P)/tests/%,$(GPU_TEST_SOURCES)))
 cudasim_tests := $(patsubst tests/%.cu,$(P)/tests/%,$(if $(SIM),$(CUDASIM_TEST_SOURCES)))
 benches := $(patsubst tests/%.cpp,$(P)/tests/%,$(BENCH_SOURCES))
+tools := $(patsubst tests/%.cpp,$(P)/tests/%,$(TOOL_SOURCES))
 # apps/<name> is a link to the normal build; other builds leave it alone.
 links := $(if $(SANITIZE)$(SIM),,$(APP_SOURCES:.cpp=))
 
-.PHONY: all sim-tests gpu-tests gpu-check test test-fast test-v3 bench cuda-report check-layers format format-check tidy clean deps found help FORCE
+.PHONY: all sim-tests gpu-tests gpu-check test test-fast test-v3 test-exact fuzz bench cuda-report check-layers format \
+  format-check tidy clean deps found help FORCE
 all: $(libraries) $(app_archives) $(apps) $(links)
 
 # ---- Compile ------------------------------------------------------------------------------------
@@ -260,7 +263,7 @@ $(apps): $(P)/apps/%: $(B)/obj/clip/apps/%.o $(app_archives) $(libraries) $(P)/l
 	$(call link_program,$(CLIP_LIBS))
 $(sort $(tests) $(gpu_tests)): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
-$(benches): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
+$(benches) $(tools): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
 
 # These need nothing of the engine but its error class.
@@ -373,6 +376,32 @@ gpu-tests: all $(gpu_tests)
 gpu-check:
 	@+MAKE='$(MAKE) --no-print-directory' tests/gpu_check.sh $(P) $(SIM)
 
+# Models of real size made on the spot by other libraries, with random weights; needs a Python with
+# torch, open_clip and transformers. Several GB of disk in EXACT_FOLDER, a few minutes each.
+EXACT_MODELS := ViT-B-32 ViT-B-16 ViT-L-14 ViT-L-14-336 hugging-face-B-32 H-14-two-layers
+EXACT_FOLDER = $(B)/exact
+BENCH_PYTHON := python3
+test-exact: $(P)/tests/exact_features_tool
+	@for model in $(EXACT_MODELS); do folder=$(EXACT_FOLDER)/$$model; rm -rf $$folder; \
+	  $(BENCH_PYTHON) tests/reference/make_weights_reference.py --exact $$model $$folder >/dev/null && \
+	  $< $$model $$folder/model* $$folder/features.json || exit 1; \
+	  rm -rf $$folder; done
+
+# Damaged files of every kind, read under the sanitizers. A finding ends it and leaves its input.
+FUZZ_SECONDS := 60
+FUZZ_SEED := 1
+FUZZ_KINDS := safetensors torch tar tokenizer merges config image
+fuzz_seeds_torch := $(wildcard tests/reference/weights/*.pt tests/reference/weights/*.bin)
+fuzz_seeds_image := $(wildcard $(addprefix tests/reference/images/*.,png jpg bmp gif tga psd ppm pgm))
+ifeq ($(SANITIZE),)
+fuzz:
+	@$(MAKE) --no-print-directory SANITIZE=address,undefined fuzz
+else
+fuzz: $(P)/tests/fuzz_tool
+	@mkdir -p $(B)/fuzz; cd $(B)/fuzz; $(foreach kind,$(FUZZ_KINDS),ASAN_OPTIONS=max_allocation_size_mb=2048 \
+	  ../tests/fuzz_tool $(kind) $(FUZZ_SECONDS) $(FUZZ_SEED) $(abspath $(fuzz_seeds_$(kind))) &&) true
+endif
+
 bench: all $(benches)
 	@for program in $(benches); do echo "$$program"; $$program || exit 1; done
 
@@ -440,6 +469,9 @@ help:
 	  'make bench         the measurements, tests/*_bench.cpp' \
 	  'make gpu-tests     the tests of a GPU alone; gpu-check: all that a GPU can be asked, with speeds' \
 	  'make cuda-report   registers, spills and memory of each GPU kernel' \
+  'make fuzz          damaged files of every kind, FUZZ_SECONDS=60 each, under the sanitizers' \
+  'make test-exact    features of models of real size against the libraries that made their files;' \
+  '                   BENCH_PYTHON=a Python with torch, open_clip, transformers' \
 	  'make check-layers  include directions, op cases, macros' \
 	  'make format        clang-format; make format-check only looks' \
 	  'make tidy          clang-tidy' \

@@ -194,7 +194,7 @@ void bench_infer(const BenchOptions& options, const ClipModel& model, const Host
 void bench(int argc, const char* const* argv) {
   const auto values = parse_options(argc, argv, option_list(), kUsage);
   BenchOptions options = chosen_options(values);
-  const ClipConfig config = named_config(options.model);
+  const ClipConfig config = preset_or_file(options.model);
   if (options.text_length > config.text.context_length)
     throw UsageError(concat("--text-length must be at most ", config.text.context_length,
                             ", the context of ", options.model, ", got ", options.text_length));

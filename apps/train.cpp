@@ -2,6 +2,7 @@
 #include <iostream>
 #include <optional>
 
+#include "apps/common/model_options.h"
 #include "apps/common/ranks.h"
 #include "apps/common/training_run.h"
 #include "models/checkpoint.h"
@@ -30,7 +31,8 @@ void train(int argc, const char* const* argv, Ranks& ranks) {
     state.options = options.json.dump();
     optimizer.set_steps_done(state.optimizer_steps);
   } else if (!source.checkpoint.empty()) {
-    load_parameters(source.checkpoint, model.parameters);
+    const auto not_finite = load_parameters(source.checkpoint, model.parameters);
+    if (ranks.first()) warn_not_finite(not_finite, source.checkpoint);
   } else {
     initialize(model.parameters, source.config, options.seed);
   }

@@ -3,13 +3,14 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "apps/common/model_options.h"
 #include "apps/common/program.h"
 #include "models/atomic_file.h"
-#include "models/checkpoint.h"
 #include "models/labelled_pictures.h"
 
 namespace clip {
@@ -24,7 +25,9 @@ const char* kUsage =
     "Examples:\n"
     "  ./apps/zero_shot --checkpoint runs/emoji-1 --images a.png b.png --labels \"red car,blue "
     "car\"\n"
-    "  ./apps/zero_shot --checkpoint runs/first --data flowers/ --template \"a photo of a {}\"\n";
+    "  ./apps/zero_shot --checkpoint runs/first --data flowers/ --template \"a photo of a {}\"\n"
+    "  ./apps/zero_shot --checkpoint ViT-B-32.pt --bpe bpe_simple_vocab_16e6.txt.gz --images a.png "
+    "--labels cat,dog\n";
 
 po::options_description option_list() {
   const auto text = [] { return po::value<std::string>()->default_value(""); };
@@ -32,7 +35,7 @@ po::options_description option_list() {
   // clang-format off
   options.add_options()
     ("help", "print this and exit")
-    ("checkpoint", text(), "a checkpoint's folder, or a run's (its newest checkpoint)")
+    ("checkpoint", text(), kModelPathHelp)
     ("images", po::value<Strings>()->multitoken(), "pictures to name")
     ("labels", text(), "class names, separated by commas")
     ("labels-file", text(), "file with a class name a line")
@@ -50,6 +53,7 @@ po::options_description option_list() {
                                                                    "instructions for it)")
     ("device", po::value<std::string>()->default_value("auto"), "auto, cpu or cuda[:i]");
   // clang-format on
+  add_model_options(options);
   return options;
 }
 
@@ -93,43 +97,10 @@ Strings given_templates(const po::variables_map& values) {
   return templates;
 }
 
-/// A model ready to run, and where it came from.
-struct Loaded {
-  ChosenDevice device;
-  std::string checkpoint;
-  std::unique_ptr<ClipModel> model;
-  std::unique_ptr<Tokenizer> tokenizer;
-
-  const Clip& clip() const { return model->clip; }
-  Image prepare(const Image& image) const {
-    const VisionConfig& vision = model->clip.config.vision;
-    return prepare_image(image, vision.image_size, vision.preprocess);
-  }
-  double logit_scale() const { return model->clip.logit_scale.value().item(); }
-  std::optional<double> logit_bias() const {
-    const Variable& bias = model->clip.logit_bias;
-    return bias.defined() ? std::optional(bias.value().item()) : std::nullopt;
-  }
-};
-
-Loaded load(const po::variables_map& values) {
-  const std::string path = values["checkpoint"].as<std::string>();
-  if (path.empty()) throw UsageError("--checkpoint FOLDER is needed");
-  Loaded loaded;
-  loaded.device = choose_device(values["device"].as<std::string>());
-  const DType precision =
-      choose_precision(values["precision"].as<std::string>(), *loaded.device.backend);
-  loaded.checkpoint = find_checkpoint(path);
-  loaded.model = std::make_unique<ClipModel>(load_config(loaded.checkpoint), *loaded.device.backend,
-                                             precision);
-  load_parameters(loaded.checkpoint, loaded.model->parameters);
-  loaded.tokenizer = std::make_unique<Tokenizer>(load_tokenizer(loaded.checkpoint));
-  if (!loaded.device.note.empty()) std::cerr << "device " << loaded.device.note << '\n';
-  return loaded;
-}
-
-Classifier classifier_for(const Loaded& loaded, const Strings& labels, const Strings& templates,
-                          bool save) {
+// A saved classifier is that of the folder's own model.
+Classifier classifier_for(const LoadedModel& loaded, const Strings& labels,
+                          const Strings& templates, bool own_model, bool save) {
+  if (!own_model) return build_classifier(loaded.clip(), *loaded.tokenizer, labels, templates);
   if (auto saved = find_classifier(loaded.checkpoint, labels, templates)) return *saved;
   Classifier classifier = build_classifier(loaded.clip(), *loaded.tokenizer, labels, templates);
   if (save)
@@ -143,7 +114,7 @@ std::string percent(double share) {
   return text;
 }
 
-void name_pictures(const Loaded& loaded, const Classifier& classifier, const Strings& paths,
+void name_pictures(const LoadedModel& loaded, const Classifier& classifier, const Strings& paths,
                    int64_t top_k, bool as_json) {
   const Tensor features = image_features(
       loaded.clip(), static_cast<int64_t>(paths.size()),
@@ -182,7 +153,7 @@ struct Accuracy {
   }
 };
 
-Accuracy measure(const Loaded& loaded, const Classifier& classifier,
+Accuracy measure(const LoadedModel& loaded, const Classifier& classifier,
                  const LabelledPictures& pictures) {
   constexpr int64_t kChunk = 256;  // pictures in memory at once
   Accuracy accuracy;
@@ -258,9 +229,22 @@ void zero_shot(int argc, const char* const* argv) {
   if (has_images == !data.empty()) throw UsageError("give either --images FILES or --data DIR");
   if (has_images && labels.empty()) throw UsageError("--images needs --labels or --labels-file");
 
-  const Loaded loaded = load(values);
+  const ModelOptions model_options(values);
+  const std::string checkpoint = values["checkpoint"].as<std::string>();
+  if (checkpoint.empty()) throw UsageError("--checkpoint FOLDER is needed");
+  const bool own_model = !model_options.given() && std::filesystem::is_directory(checkpoint);
+  if (save && !own_model)
+    throw UsageError(
+        "--save-classifier keeps embeddings in a model's folder, and only those of the model as it "
+        "is there: it goes with neither a weight file nor --model, --force-quick-gelu, "
+        "--tokenizer, --bpe");
+  const ChosenDevice device = choose_device(values["device"].as<std::string>());
+  const LoadedModel loaded =
+      load_model(checkpoint, model_options, *device.backend,
+                 choose_precision(values["precision"].as<std::string>(), *device.backend));
+  if (!device.note.empty()) std::cerr << "device " << device.note << '\n';
   if (has_images) {
-    name_pictures(loaded, classifier_for(loaded, labels, templates, save),
+    name_pictures(loaded, classifier_for(loaded, labels, templates, own_model, save),
                   values["images"].as<Strings>(), top_k, as_json);
     return;
   }
@@ -271,8 +255,8 @@ void zero_shot(int argc, const char* const* argv) {
   if (labels.size() != pictures.classes.size())
     throw UsageError(concat("--labels gives ", labels.size(), " classes, but ", data, " has ",
                             pictures.classes.size()));
-  report(measure(loaded, classifier_for(loaded, labels, templates, save), pictures), pictures,
-         as_json);
+  report(measure(loaded, classifier_for(loaded, labels, templates, own_model, save), pictures),
+         pictures, as_json);
 }
 
 }  // namespace

@@ -4,12 +4,13 @@
 #include <charconv>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <system_error>
 
 #include "models/atomic_file.h"
+#include "models/model_files.h"
 #include "models/safetensors.h"
 #include "models/strict_json.h"
+#include "models/weights.h"
 
 namespace clip {
 namespace {
@@ -22,7 +23,6 @@ constexpr const char* kTokenizer = "tokenizer.json";
 constexpr const char* kTrainingState = "training_state.safetensors";
 constexpr const char* kFirstMoment = "first_moment/";
 constexpr const char* kSecondMoment = "second_moment/";
-constexpr int64_t kMaxConfigBytes = 1 << 20;
 
 std::string inside(const std::string& folder, const char* file) {
   return (fs::path(folder) / file).string();
@@ -106,48 +106,6 @@ std::string replaced(std::string text, const std::string& what, const std::strin
   return text;
 }
 
-// A tensor of a file that is to fill a parameter; logit_scale may be [] or [1], as in open_clip.
-const SafetensorsEntry& matching_entry(const SafetensorsFile& file, const std::string& name,
-                                       const Shape& shape) {
-  const SafetensorsEntry* entry = file.find(name);
-  CLIP_CHECK(entry != nullptr, file.path(), ": tensor ", name, " is missing");
-  const bool is_scalar = shape.rank() == 0 && entry->shape == std::vector<int64_t>{1};
-  CLIP_CHECK(is_scalar || entry->shape == sizes_of(shape), file.path(), ": tensor ", name,
-             " must have shape ", shape, ", has ", shown(entry->shape));
-  file.check_float(*entry, name);
-  return *entry;
-}
-
-/// What a file's tensor is read into.
-struct Target {
-  std::string name;
-  Tensor tensor;
-};
-
-// Everything is checked before anything is read, so that a wrong file changes nothing.
-void read_all(const SafetensorsFile& file, const std::vector<Target>& targets) {
-  std::set<std::string> names;
-  for (const Target& target : targets) {
-    matching_entry(file, target.name, target.tensor.shape());
-    names.insert(target.name);
-  }
-  for (const auto& [name, entry] : file.entries())
-    CLIP_CHECK(names.contains(name), file.path(), ": tensor ", shown(name), " of shape ",
-               shown(entry.shape), " has no place in this model");
-  std::vector<std::byte> buffer;
-  for (const Target& target : targets) {
-    Tensor tensor = target.tensor;
-    const SafetensorsEntry& entry = matching_entry(file, target.name, tensor.shape());
-    if (tensor.backend().device().kind == Device::Kind::kCpu) {
-      file.read(entry, target.name, tensor.dtype(), tensor.raw());
-    } else {
-      buffer.resize(static_cast<size_t>(tensor.bytes()));
-      file.read(entry, target.name, tensor.dtype(), buffer.data());
-      tensor.copy_from_host(buffer.data());
-    }
-  }
-}
-
 template <class Number>
 Number number_in(const SafetensorsFile& file, const char* key) {
   const auto found = file.metadata().find(key);
@@ -177,7 +135,7 @@ bool is_whole(const std::string& folder) {
     SafetensorsFile weights(inside(folder, kWeights));
     if (exists(inside(folder, kTrainingState)))
       SafetensorsFile state(inside(folder, kTrainingState));
-    return exists(inside(folder, kTokenizer));
+    return exists(inside(folder, kConfig)) && exists(inside(folder, kTokenizer));
   } catch (const Error&) {
     return false;
   }
@@ -228,28 +186,12 @@ std::optional<std::string> newest_checkpoint(const std::string& run_folder) {
 
 std::string find_checkpoint(const std::string& path) {
   CLIP_CHECK(exists(path), "there is no checkpoint or run ", path);
-  CLIP_CHECK(is_folder(path), path, " is a file; a checkpoint is a folder with ", kConfig, " and ",
-             kWeights);
-  if (exists(inside(path, kConfig))) return path;
+  if (!is_folder(path) || exists(inside(path, kConfig)) || find_model_files(path)) return path;
   if (auto newest = newest_checkpoint(path)) return *newest;
   if (auto newest = newest_within(path)) return *newest;
-  throw Error(concat(path, " is neither a checkpoint (no ", kConfig,
-                     " in it) nor a run with a whole checkpoint (no checkpoints/step_<k>)"));
-}
-
-ClipConfig load_config(const std::string& checkpoint) {
-  const std::string path = inside(checkpoint, kConfig);
-  return config_from_json(read_file(path, kMaxConfigBytes), path);
-}
-
-Tokenizer load_tokenizer(const std::string& checkpoint) { return Tokenizer::load(checkpoint); }
-
-void load_parameters(const std::string& checkpoint, ParameterList& parameters) {
-  std::vector<Target> targets;
-  for (const Parameter& parameter : parameters.parameters())
-    targets.push_back({parameter.name, ParameterList::view(parameters.values(), parameter)});
-  read_all(SafetensorsFile(inside(checkpoint, kWeights)), targets);
-  parameters.round_values();
+  throw Error(concat(path, " is neither a model (no ", kConfig, " in it, and none of ",
+                     weight_file_names(),
+                     ") nor a run with a whole checkpoint (no checkpoints/step_<k>)"));
 }
 
 TrainingState load_training_state(const std::string& checkpoint, ParameterList& parameters) {
@@ -267,7 +209,7 @@ TrainingState load_training_state(const std::string& checkpoint, ParameterList& 
   if (options != file.metadata().end()) training.options = options->second;
   if (file.metadata().contains("global_batch"))
     training.global_batch = number_in<int64_t>(file, "global_batch");
-  std::vector<Target> targets;
+  std::vector<WeightTarget> targets;
   for (const Parameter& parameter : parameters.parameters()) {
     if (parameter.locked) continue;
     targets.push_back({kFirstMoment + parameter.name,
@@ -275,7 +217,7 @@ TrainingState load_training_state(const std::string& checkpoint, ParameterList& 
     targets.push_back({kSecondMoment + parameter.name,
                        ParameterList::view(parameters.second_moments(), parameter)});
   }
-  read_all(file, targets);
+  read_weights(Weights(path), targets);
   return training;
 }
 

@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "autograd/parameter_list.h"
 #include "models/config.h"
 #include "models/tokenizer.h"
+#include "models/weights.h"
 
 namespace clip {
 
@@ -32,21 +34,30 @@ struct TrainingState {
 void save_checkpoint(const std::string& folder, const ClipConfig& config, ParameterList& parameters,
                      const Tokenizer& tokenizer, const TrainingState* training);
 
-/// The folder a user means: a checkpoint itself, or a run (runs/<name>), whose newest whole
-/// checkpoint is taken.
+/// What a user means by a path: a model's folder or weight file, or a run (runs/<name>), whose newest
+/// whole checkpoint is taken.
 /// throws clip::Error that names the path and what was looked for
 std::string find_checkpoint(const std::string& path);
 
 /// The newest whole checkpoint of a run folder, if there is one.
 std::optional<std::string> newest_checkpoint(const std::string& run_folder);
 
-ClipConfig load_config(const std::string& checkpoint);
+/// The functions below read a model of any layout of models/model_files.h and any container of
+/// models/weights.h: open_clip's and Hugging Face's folders, OpenAI's archives, bare state dicts.
+
+/// The model's sizes and activation, from its configuration file; without one, from the shapes of
+/// its weights and `choice`, whose model is not looked at where there is a configuration.
+ClipConfig load_config(const std::string& checkpoint, const WeightChoice& choice = {});
+
+/// From the folder, or the one that a weight file lies in.
+/// throws clip::Error that names the files looked for
 Tokenizer load_tokenizer(const std::string& checkpoint);
 
-/// Reads the weights into an allocated list.
+/// Reads the weights into an allocated list, as F32 or F64. Returns the names of those that hold NaN
+/// or infinity.
 /// throws clip::Error that names file and tensor: missing, left over, or of another shape (both
-/// shapes are told)
-void load_parameters(const std::string& checkpoint, ParameterList& parameters);
+/// shapes are told); then nothing was read
+std::vector<std::string> load_parameters(const std::string& checkpoint, ParameterList& parameters);
 
 /// Reads the moments too; throws clip::Error if the folder holds no training state.
 TrainingState load_training_state(const std::string& checkpoint, ParameterList& parameters);

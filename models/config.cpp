@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "engine/check.h"
+#include "models/atomic_file.h"
 
 namespace clip {
 namespace {
@@ -30,6 +31,13 @@ int64_t VisionConfig::mlp_width() const {
 
 int64_t TextConfig::mlp_width() const {
   return static_cast<int64_t>(static_cast<double>(width) * mlp_ratio);
+}
+
+double mlp_ratio_of(int64_t hidden, int64_t width) {
+  const double quotient = static_cast<double>(hidden) / static_cast<double>(width);
+  // The product may round to just below the whole number, which is then cut.
+  const bool is_short = static_cast<int64_t>(static_cast<double>(width) * quotient) < hidden;
+  return is_short ? std::nextafter(quotient, 2 * quotient) : quotient;
 }
 
 void ClipConfig::check() const {
@@ -133,6 +141,12 @@ ClipConfig preset(const std::string& name) {
     names += (names.empty() ? "" : ", ") + std::string(preset.name);
   }
   throw UsageError(concat("there is no model called '", name, "'; there are ", names));
+}
+
+ClipConfig preset_or_file(const std::string& model) {
+  constexpr int64_t kMaxBytes = 1 << 20;
+  if (!model.ends_with(".json")) return preset(model);
+  return config_from_json(read_file(model, kMaxBytes), model);
 }
 
 }  // namespace clip

@@ -67,6 +67,12 @@ std::vector<std::string> preset_names();  ///< smallest first
 /// Source: Zhai et al. 2023, section 3.2
 ClipConfig with_sigmoid_loss(ClipConfig config, double init_logit_bias);
 
+/// A preset, or an open_clip configuration file (a name that ends in ".json").
+ClipConfig preset_or_file(const std::string& model);
+
+/// The mlp_ratio with which mlp_width() is `hidden`.
+double mlp_ratio_of(int64_t hidden, int64_t width);
+
 /// open_clip_config.json: {"model_cfg": {...}, "preprocess_cfg": {...}}. The activation is always
 /// written.
 std::string to_json(const ClipConfig& config);
@@ -78,5 +84,18 @@ std::string to_json(const ClipConfig& config);
 /// throws clip::Error that names `origin`, the field and
 /// its value
 ClipConfig config_from_json(const std::string& json, const std::string& origin);
+
+/// Which towers a file is to hold.
+enum class Towers { kBoth, kImage, kText };
+
+/// config.json of Hugging Face's CLIPModel, or of CLIPVisionModelWithProjection and
+/// CLIPTextModelWithProjection for one tower.
+std::string to_hugging_face_json(const ClipConfig& config, Towers towers);
+
+/// Reads the former; absent fields have the defaults of transformers' CLIPConfig. Fields that other
+/// tasks need are ignored, and so is eos_token_id, which is wrong in many published files: the text
+/// feature is that of the last token.
+/// throws clip::Error that names `origin`, the field and its value
+ClipConfig config_from_hugging_face(const std::string& json, const std::string& origin);
 
 }  // namespace clip

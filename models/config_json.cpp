@@ -1,10 +1,9 @@
 // open_clip_config.json, written and read.
-#include <algorithm>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "engine/check.h"
 #include "models/config.h"
+#include "models/config_fields.h"
 #include "models/strict_json.h"
 
 namespace clip {
@@ -43,114 +42,8 @@ std::string to_json(const ClipConfig& config) {
 
 namespace {
 
-/// One object of the file, whose fields are taken one by one; what is left at the end is refused.
-class Fields {
- public:
-  Fields(const json& object, std::string name, const std::string& origin)
-      : object_(object), name_(std::move(name)), origin_(origin) {
-    if (!object_.is_object()) fail(name_, "must be an object", object_);
-  }
-
-  int64_t size(const char* field, int64_t absent) {
-    const json* value = take(field);
-    return value == nullptr ? absent : whole_number(field, *value);
-  }
-
-  int64_t required_size(const char* field) {
-    const json* value = take(field);
-    CLIP_CHECK(value != nullptr, origin_, ": ", path(field), " is missing");
-    return whole_number(field, *value);
-  }
-
-  /// 224 or [224, 224]
-  int64_t side(const char* field, int64_t absent) {
-    const json* value = take(field);
-    if (value == nullptr) return absent;
-    if (!value->is_array()) return whole_number(field, *value);
-    if (value->size() != 2 || (*value)[0] != (*value)[1])
-      fail(path(field), "must be the side of a square", *value);
-    return whole_number(field, (*value)[0]);
-  }
-
-  double number(const char* field, double absent) {
-    const json* value = take(field);
-    if (value == nullptr) return absent;
-    if (!value->is_number()) fail(path(field), "must be a number", *value);
-    return value->get<double>();
-  }
-
-  std::optional<double> optional_number(const char* field) {
-    const json* value = take(field);
-    if (value == nullptr || value->is_null()) return {};
-    if (!value->is_number()) fail(path(field), "must be a number", *value);
-    return value->get<double>();
-  }
-
-  bool flag(const char* field, bool absent) {
-    const json* value = take(field);
-    if (value == nullptr) return absent;
-    if (!value->is_boolean()) fail(path(field), "must be true or false", *value);
-    return value->get<bool>();
-  }
-
-  json object(const char* field) {
-    const json* value = take(field);
-    CLIP_CHECK(value != nullptr, origin_, ": ", path(field), " is missing");
-    return *value;
-  }
-
-  /// Fields that ask for something we do not compute, unless they have one of these values.
-  void only(const std::vector<const char*>& fields, const std::vector<json>& accepted) {
-    for (const char* field : fields) {
-      const json* value = take(field);
-      if (value == nullptr || value->is_null()) continue;
-      if (std::find(accepted.begin(), accepted.end(), *value) != accepted.end()) continue;
-      fail(path(field), "is supported as " + shown(accepted.front()) + " only", *value);
-    }
-  }
-
-  /// Fields without effect on what is computed here.
-  void ignore(const std::vector<const char*>& fields) {
-    for (const char* field : fields) take(field);
-  }
-
-  void refuse_others() const {
-    for (const auto& [field, value] : object_.items())
-      if (!taken_.contains(field) && !value.is_null())
-        fail(name_ + "." + field, "is not known here, so the model may not be what it seems",
-             value);
-  }
-
- private:
-  std::string path(const std::string& field) const { return name_ + "." + field; }
-
-  const json* take(const char* field) {
-    taken_.insert(field);
-    const auto found = object_.find(field);
-    return found == object_.end() ? nullptr : &*found;
-  }
-
-  int64_t whole_number(const char* field, const json& value) const {
-    if (value.is_array())
-      fail(path(field), "must be one whole number (of a ViT; ResNets are not supported)", value);
-    if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{1} << 62)
-      fail(path(field), "must be a whole number", value);
-    return value.get<int64_t>();
-  }
-
-  [[noreturn]] void fail(const std::string& field, const std::string& problem,
-                         const json& value) const {
-    throw Error(concat(origin_, ": ", field, " ", problem, ", got ", shown(value)));
-  }
-
-  const json& object_;
-  std::string name_;
-  const std::string& origin_;
-  std::set<std::string> taken_;
-};
-
 // What both towers of open_clip may have and ours have not.
-void refuse_other_blocks(Fields& tower) {
+void refuse_other_blocks(ConfigFields& tower) {
   tower.only({"ls_init_value"}, {json()});
   tower.only({"act_kwargs", "norm_kwargs"}, {json::object()});
   tower.only({"block_type"}, {"default"});
@@ -161,7 +54,7 @@ void refuse_other_blocks(Fields& tower) {
 }
 
 VisionConfig read_vision(const json& object, const std::string& origin) {
-  Fields tower(object, "vision_cfg", origin);
+  ConfigFields tower(object, "vision_cfg", origin);
   tower.only({"timm_model_name"}, {json(), ""});
   VisionConfig vision;
   vision.layers = tower.size("layers", 12);
@@ -183,7 +76,7 @@ VisionConfig read_vision(const json& object, const std::string& origin) {
 }
 
 TextConfig read_text(const json& object, const std::string& origin) {
-  Fields tower(object, "text_cfg", origin);
+  ConfigFields tower(object, "text_cfg", origin);
   tower.only({"hf_model_name"}, {json(), ""});
   TextConfig text;
   text.context_length = tower.size("context_length", 77);
@@ -213,7 +106,7 @@ ClipConfig config_from_json(const std::string& text, const std::string& origin) 
   const json whole = parse_json(text, origin);
   CLIP_CHECK(whole.is_object(), origin, ": must hold an object, got ", shown(whole));
   const json model_object = whole.contains("model_cfg") ? whole["model_cfg"] : whole;
-  Fields model(model_object, "model_cfg", origin);
+  ConfigFields model(model_object, "model_cfg", origin);
   ClipConfig config;
   config.embed_dim = model.required_size("embed_dim");
   config.gelu = model.flag("quick_gelu", false) ? Gelu::kQuick : Gelu::kErf;

@@ -64,4 +64,9 @@ Preprocess preprocess_from_open_clip(const nlohmann::json& object, const std::st
 Preprocess preprocess_from_hugging_face(const std::string& json, const std::string& origin,
                                         int64_t image_size);
 
+/// The former, for pictures of size x size. Hugging Face's crop begins where kDown has it, whatever
+/// the rules say: a pixel off where the two differ.
+/// throws clip::Error if CLIPImageProcessor has no words for the rules (kLongest)
+std::string to_preprocessor_json(const Preprocess& rules, int64_t size);
+
 }  // namespace clip

@@ -1,14 +1,9 @@
 #include "models/safetensors.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <bit>
-#include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <system_error>
 
 #include "models/atomic_file.h"
 #include "models/strict_json.h"
@@ -18,20 +13,9 @@ namespace {
 
 using nlohmann::json;
 
-static_assert(std::endian::native == std::endian::little, "the format is little-endian");
-
 constexpr int64_t kLengthBytes = 8;
 constexpr int64_t kMaxHeader = 100'000'000;  // the reference reader's limit
 constexpr const char* kMetadata = "__metadata__";
-
-int64_t element_bytes(const std::string& dtype) {
-  static const std::map<std::string, int64_t> sizes = {
-      {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1},
-      {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
-      {"U32", 4},  {"F32", 4}, {"F64", 8}, {"I64", 8},     {"U64", 8}};
-  const auto found = sizes.find(dtype);
-  return found == sizes.end() ? 0 : found->second;
-}
 
 // One tensor's description on its way out of the header.
 class EntryReader {
@@ -39,9 +23,9 @@ class EntryReader {
   EntryReader(const std::string& path, const std::string& name, const json& info)
       : path_(path), name_(name), info_(info) {}
 
-  SafetensorsEntry read(const std::byte* data, int64_t data_bytes, int64_t& begin) const {
+  StoredTensor read(const std::byte* data, int64_t data_bytes, int64_t& begin) const {
     check(info_.is_object(), "is described by ", shown(info_), ", an object expected");
-    SafetensorsEntry entry;
+    StoredTensor entry;
     const json& dtype = field("dtype");
     check(dtype.is_string(), "has dtype ", shown(dtype), ", a string expected");
     entry.dtype = dtype.get<std::string>();
@@ -83,7 +67,7 @@ class EntryReader {
     return value.get<int64_t>();
   }
 
-  int64_t byte_count(const SafetensorsEntry& entry, const json& shape) const {
+  int64_t byte_count(const StoredTensor& entry, const json& shape) const {
     int64_t bytes = element_bytes(entry.dtype);
     bool fits = true;
     for (int64_t size : entry.shape) fits = fits && !__builtin_mul_overflow(bytes, size, &bytes);
@@ -126,69 +110,23 @@ void check_coverage(const std::vector<std::pair<int64_t, int64_t>>& ranges,
              " of the data, the file at ", data_bytes);
 }
 
-// IEEE half precision. Exact: every half is a float, halves below 2^-14 become normal floats.
-float half_to_float(uint16_t half) {
-  const uint32_t exponent = (half >> 10) & 31u, mantissa = half & 1023u;
-  const uint32_t sign = static_cast<uint32_t>(half >> 15) << 31;
-  const uint32_t normal = (exponent == 31 ? 255u : exponent + 112u) << 23 | mantissa << 13;
-  const uint32_t tiny = std::bit_cast<uint32_t>(static_cast<float>(mantissa) * 0x1p-24f);
-  return std::bit_cast<float>(sign | (exponent == 0 ? tiny : normal));
-}
-
-float bfloat16_to_float(uint16_t bits) {
-  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-}
-
-// Elements may lie at any address, so each is copied out.
-template <class Stored, class To, class Convert>
-void convert_elements(const std::byte* from, int64_t bytes, void* to, const Convert& convert) {
-  constexpr int64_t kBytes = sizeof(Stored);
-  To* result = static_cast<To*>(to);
-  for (int64_t i = 0; i < bytes / kBytes; ++i) {
-    Stored stored;
-    std::memcpy(&stored, from + i * kBytes, sizeof stored);
-    result[i] = static_cast<To>(convert(stored));
-  }
-}
-
-template <class To>
-void read_as(const SafetensorsEntry& entry, void* to) {
-  const auto same = [](auto value) { return value; };
-  if (entry.dtype == "F16") {
-    convert_elements<uint16_t, To>(entry.data, entry.bytes, to, half_to_float);
-  } else if (entry.dtype == "BF16") {
-    convert_elements<uint16_t, To>(entry.data, entry.bytes, to, bfloat16_to_float);
-  } else if (entry.dtype == "F32") {
-    convert_elements<float, To>(entry.data, entry.bytes, to, same);
-  } else {
-    convert_elements<double, To>(entry.data, entry.bytes, to, same);
-  }
-}
-
 }  // namespace
 
-SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
-  const FileDescriptor file = open_regular_file(path, size_);
-  CLIP_CHECK(size_ > kLengthBytes, path, ": no safetensors file, ", size_,
+SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
+  const int64_t size = std::ssize(file_.bytes());
+  CLIP_CHECK(size > kLengthBytes, path, ": no safetensors file, ", size,
              " bytes are too few for a header");
-  const size_t mapped = static_cast<size_t>(size_);
-  void* const address = ::mmap(nullptr, mapped, PROT_READ, MAP_PRIVATE, file.number(), 0);
-  CLIP_CHECK(address != MAP_FAILED, "cannot map ", path, ": ",
-             std::generic_category().message(errno));
-  bytes_ = {static_cast<const std::byte*>(address),
-            [mapped](const std::byte* bytes) { ::munmap(const_cast<std::byte*>(bytes), mapped); }};
-
   uint64_t length = 0;
-  std::memcpy(&length, bytes_.get(), sizeof length);
+  std::memcpy(&length, file_.bytes().data(), sizeof length);
   CLIP_CHECK(length <= static_cast<uint64_t>(kMaxHeader), path,
              ": no safetensors file, its header would be ", length, " bytes long");
   const int64_t header_bytes = static_cast<int64_t>(length);
-  CLIP_CHECK(header_bytes <= size_ - kLengthBytes, path, ": cut short, the header needs ",
-             header_bytes, " bytes, the file has ", size_ - kLengthBytes);
-  const std::byte* const data = bytes_.get() + kLengthBytes + header_bytes;
-  const int64_t data_bytes = size_ - kLengthBytes - header_bytes;
+  CLIP_CHECK(header_bytes <= size - kLengthBytes, path, ": cut short, the header needs ",
+             header_bytes, " bytes, the file has ", size - kLengthBytes);
+  const std::byte* const data = file_.bytes().data() + kLengthBytes + header_bytes;
+  const int64_t data_bytes = size - kLengthBytes - header_bytes;
 
-  const auto* text = reinterpret_cast<const char*>(bytes_.get() + kLengthBytes);
+  const auto* text = reinterpret_cast<const char*>(file_.bytes().data() + kLengthBytes);
   const json header = parse_json({text, static_cast<size_t>(length)}, path + " (header)");
   CLIP_CHECK(header.is_object(), path, ": no safetensors file, its header is no JSON object");
   std::vector<std::pair<int64_t, int64_t>> ranges;
@@ -199,7 +137,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
       continue;
     }
     int64_t begin = 0;
-    SafetensorsEntry entry = EntryReader(path, name, info).read(data, data_bytes, begin);
+    StoredTensor entry = EntryReader(path, name, info).read(data, data_bytes, begin);
     ranges.emplace_back(begin, begin + entry.bytes);
     names.push_back(name);
     entries_[name] = std::move(entry);
@@ -207,29 +145,22 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path) {
   check_coverage(ranges, names, data_bytes, path);
 }
 
-const SafetensorsEntry* SafetensorsFile::find(const std::string& name) const {
+const StoredTensor* SafetensorsFile::find(const std::string& name) const {
   const auto found = entries_.find(name);
   return found == entries_.end() ? nullptr : &found->second;
 }
 
-void SafetensorsFile::check_float(const SafetensorsEntry& entry, const std::string& name) const {
-  const bool is_float =
-      entry.dtype == "F16" || entry.dtype == "BF16" || entry.dtype == "F32" || entry.dtype == "F64";
-  CLIP_CHECK(is_float, path_, ": tensor ", shown(name),
+void SafetensorsFile::check_float(const StoredTensor& entry, const std::string& name) const {
+  CLIP_CHECK(entry.is_float(), path(), ": tensor ", shown(name),
              " must have dtype F16, BF16, F32 or F64, has ", entry.dtype);
 }
 
-void SafetensorsFile::read(const SafetensorsEntry& entry, const std::string& name, DType to_dtype,
+void SafetensorsFile::read(const StoredTensor& entry, const std::string& name, DType to_dtype,
                            void* to) const {
   check_float(entry, name);
-  if (to_dtype == DType::kF32) {
-    read_as<float>(entry, to);
-  } else if (to_dtype == DType::kF64) {
-    read_as<double>(entry, to);
-  } else {
-    throw Error(concat(path_, ": tensor ", shown(name), " of dtype ", entry.dtype,
-                       " can be read as f32 or f64, not as ", to_dtype));
-  }
+  CLIP_CHECK(to_dtype == DType::kF32 || to_dtype == DType::kF64, path(), ": tensor ", shown(name),
+             " of dtype ", entry.dtype, " can be read as f32 or f64, not as ", to_dtype);
+  read_numbers(entry, to_dtype, to);
 }
 
 namespace {
@@ -250,10 +181,24 @@ const char* dtype_name(DType dtype) {
   throw Error("[write_safetensors] unknown dtype");
 }
 
-int64_t byte_count(const SafetensorsItem& item) {
-  int64_t bytes = size_of(item.dtype);
-  for (int64_t size : item.shape) bytes *= size;
-  return bytes;
+int64_t numel(const SafetensorsItem& item) {
+  int64_t count = 1;
+  for (int64_t size : item.shape) count *= size;
+  return count;
+}
+
+// The F32 numbers of an item as halves or bfloat16s, some at a time.
+void write_rounded(const SafetensorsItem& item, const float* numbers,
+                   const std::function<void(const void*, int64_t)>& write) {
+  const auto round = item.stored_as == "F16" ? to_half : to_bfloat16;
+  constexpr int64_t kChunk = 1 << 16;
+  std::vector<uint16_t> chunk;
+  for (int64_t begin = 0; begin < numel(item); begin += kChunk) {
+    const int64_t count = std::min(kChunk, numel(item) - begin);
+    chunk.resize(static_cast<size_t>(count));
+    std::transform(numbers + begin, numbers + begin + count, chunk.begin(), round);
+    write(chunk.data(), count * int64_t{sizeof(uint16_t)});
+  }
 }
 
 std::string header_text(const std::vector<const SafetensorsItem*>& items,
@@ -263,9 +208,9 @@ std::string header_text(const std::vector<const SafetensorsItem*>& items,
   if (!metadata.empty()) header[kMetadata] = metadata;
   int64_t place = 0;
   for (const SafetensorsItem* item : items) {
-    const int64_t end = place + byte_count(*item);
+    const int64_t end = place + stored_bytes(*item);
     header[item->name] = {
-        {"dtype", dtype_name(item->dtype)}, {"shape", item->shape}, {"data_offsets", {place, end}}};
+        {"dtype", dtype_of(*item)}, {"shape", item->shape}, {"data_offsets", {place, end}}};
     place = end;
   }
   std::string text;
@@ -280,6 +225,36 @@ std::string header_text(const std::vector<const SafetensorsItem*>& items,
 
 }  // namespace
 
+std::string dtype_of(const SafetensorsItem& item) {
+  CLIP_CHECK(item.stored_as.empty() || (item.dtype == DType::kF32 &&
+                                        (item.stored_as == "F16" || item.stored_as == "BF16")),
+             "[dtype_of] tensor ", shown(item.name), " of ", item.dtype, " cannot be stored as ",
+             item.stored_as);
+  return item.stored_as.empty() ? dtype_name(item.dtype) : item.stored_as;
+}
+
+int64_t stored_bytes(const SafetensorsItem& item) {
+  return numel(item) * element_bytes(dtype_of(item));
+}
+
+void write_numbers(const SafetensorsItem& item,
+                   const std::function<void(const void*, int64_t)>& write) {
+  std::vector<std::byte> buffer;
+  const void* data = item.data;
+  if (data == nullptr && numel(item) > 0) {
+    CLIP_CHECK(item.copy_to_host != nullptr, "[write_numbers] tensor ", shown(item.name),
+               " has no data");
+    buffer.resize(static_cast<size_t>(numel(item) * size_of(item.dtype)));
+    item.copy_to_host(buffer.data());
+    data = buffer.data();
+  }
+  if (item.stored_as.empty()) {
+    write(data, stored_bytes(item));
+  } else {
+    write_rounded(item, static_cast<const float*>(data), write);
+  }
+}
+
 void write_safetensors(const std::string& path, const std::vector<SafetensorsItem>& items,
                        const std::map<std::string, std::string>& metadata) {
   std::vector<const SafetensorsItem*> ordered;
@@ -292,7 +267,7 @@ void write_safetensors(const std::string& path, const std::vector<SafetensorsIte
   // Wide elements first: with one dtype this is the order of names, with several each tensor is
   // aligned to its elements.
   std::sort(ordered.begin(), ordered.end(), [](const auto* a, const auto* b) {
-    const int64_t width_a = size_of(a->dtype), width_b = size_of(b->dtype);
+    const int64_t width_a = element_bytes(dtype_of(*a)), width_b = element_bytes(dtype_of(*b));
     return width_a != width_b ? width_a > width_b : a->name < b->name;
   });
 
@@ -301,19 +276,8 @@ void write_safetensors(const std::string& path, const std::vector<SafetensorsIte
   AtomicFile file(path);
   file.write(&length, sizeof length);
   file.write(header.data(), static_cast<int64_t>(header.size()));
-  std::vector<std::byte> buffer;
-  for (const SafetensorsItem* item : ordered) {
-    const int64_t bytes = byte_count(*item);
-    const void* data = item->data;
-    if (data == nullptr && bytes > 0) {
-      CLIP_CHECK(item->copy_to_host != nullptr, "[write_safetensors] tensor ", shown(item->name),
-                 " has no data");
-      buffer.resize(static_cast<size_t>(bytes));
-      item->copy_to_host(buffer.data());
-      data = buffer.data();
-    }
-    file.write(data, bytes);
-  }
+  for (const SafetensorsItem* item : ordered)
+    write_numbers(*item, [&](const void* data, int64_t bytes) { file.write(data, bytes); });
   file.commit();
 }
 

@@ -2,53 +2,41 @@
 // huggingface/safetensors README.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "engine/types.h"
+#include "models/mapped_file.h"
+#include "models/stored_tensor.h"
 
 namespace clip {
 
-/// One tensor of a file: where its bytes lie.
-struct SafetensorsEntry {
-  std::string dtype;  ///< "F32", "F64", "F16", "BF16", "I32", "I64", "U8", ...
-  std::vector<int64_t> shape;
-  const std::byte* data = nullptr;  ///< any alignment; valid as long as the file object
-  int64_t bytes = 0;
-};
-
-/// A memory-mapped file, checked whole before anything is read from it. Files are replaced by
-/// renaming, which leaves a mapping as it was; cutting a mapped file short in place would not.
+/// A mapped file, checked whole before anything is read from it.
 class SafetensorsFile {
  public:
   /// throws clip::Error that names the path and what is wrong: not there, cut short, no JSON,
   /// overlapping or overflowing offsets, sizes that do not match shapes
   explicit SafetensorsFile(const std::string& path);
 
-  const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
-  const SafetensorsEntry* find(const std::string& name) const;  ///< null if there is none
+  const std::map<std::string, StoredTensor>& entries() const { return entries_; }
+  const StoredTensor* find(const std::string& name) const;  ///< null if there is none
   const std::map<std::string, std::string>& metadata() const {
     return metadata_;
   }  ///< "__metadata__"
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return file_.path(); }
 
   /// throws clip::Error that names file, tensor and dtype if read() cannot convert it
-  void check_float(const SafetensorsEntry& entry, const std::string& name) const;
+  void check_float(const StoredTensor& entry, const std::string& name) const;
 
   /// Copies an entry to `to` as F32 or F64, converting from F16, BF16, F32 or F64.
   /// throws clip::Error that names file, tensor and both dtypes if it is no float
-  void read(const SafetensorsEntry& entry, const std::string& name, DType to_dtype, void* to) const;
+  void read(const StoredTensor& entry, const std::string& name, DType to_dtype, void* to) const;
 
  private:
-  std::string path_;
-  std::shared_ptr<const std::byte> bytes_;  // the mapping
-  int64_t size_ = 0;
-  std::map<std::string, SafetensorsEntry> entries_;
+  MappedFile file_;
+  std::map<std::string, StoredTensor> entries_;
   std::map<std::string, std::string> metadata_;
 };
 
@@ -60,7 +48,14 @@ struct SafetensorsItem {
   std::vector<int64_t> shape;
   const void* data = nullptr;
   std::function<void(void* host)> copy_to_host{};
+  std::string stored_as{};  ///< "F16" or "BF16": F32 numbers are rounded to it as they are written
 };
+
+std::string dtype_of(const SafetensorsItem& item);  ///< in the file, e.g. "F32"
+int64_t stored_bytes(const SafetensorsItem& item);
+/// Hands an item's bytes to `write` in their order.
+void write_numbers(const SafetensorsItem& item,
+                   const std::function<void(const void* data, int64_t bytes)>& write);
 
 /// Writes a file (wide elements first, then by name) and syncs it; it appears whole or not at all.
 /// throws clip::Error that names the path (a full disk included; nothing is left behind), or a name

@@ -90,7 +90,7 @@ std::optional<Classifier> find_classifier(const std::string& checkpoint,
     const auto found = metadata.find(key);
     return found != metadata.end() && found->second == joined(strings);
   };
-  const SafetensorsEntry* entry = file.find("class_embeddings");
+  const StoredTensor* entry = file.find("class_embeddings");
   if (!holds("labels", labels) || !holds("templates", templates) || entry == nullptr ||
       entry->shape.size() != 2)
     return std::nullopt;  // another list of the same hash

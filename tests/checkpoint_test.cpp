@@ -238,7 +238,9 @@ TEST(Checkpoint, TellsWhatWasLookedForWhereThereIsNone) {
   };
   EXPECT_TRUE(says(refusal(folder.path("none")), folder.path("none"), "no checkpoint or run"));
   EXPECT_TRUE(says(refusal(folder.path()), folder.path(), "open_clip_config.json", "step_<k>"));
-  EXPECT_TRUE(says(refusal(folder.write("model.pt", "x")), "model.pt", "is a file", "a folder"));
+  const std::string text = folder.write("model.pt", "x");
+  EXPECT_EQ(find_checkpoint(text), text);  // a weight file, for all its name tells
+  EXPECT_TRUE(says(error_message([&] { load_config(text); }), text, "no torch file"));
 }
 
 }  // namespace

@@ -135,6 +135,19 @@ TEST(HuggingFaceProcessor, FoldsItsRescalingIntoTheStatistics) {
   EXPECT_DOUBLE_EQ(from_hugging_face(fields).std[0], 1.0 / 255);
 }
 
+TEST(HuggingFaceProcessor, ReadsWhatIsWrittenForIt) {
+  for (const Preprocess& rules :
+       {Preprocess{.crop_rounding = CropRounding::kDown},
+        Preprocess{.mean = {0, 0.5, 1},
+        .std = {1, 2, 0.3},
+        .interpolation = Interpolation::kBilinear,
+        .short_side = 40,
+        .crop_rounding = CropRounding::kDown},
+        Preprocess{.resize_mode = ResizeMode::kSquash, .crop_rounding = CropRounding::kDown}})
+    EXPECT_EQ(preprocess_from_hugging_face(to_preprocessor_json(rules, kSize), "file", kSize),
+              rules);
+}
+
 TEST(HuggingFaceProcessor, RefusesWhatIsNotComputedHere) {
   const std::vector<std::pair<const char*, json>> cases = {
       {"do_resize", false},

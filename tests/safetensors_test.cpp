@@ -38,7 +38,7 @@ std::string bytes_of(const std::vector<T>& values) {
 
 template <class T>
 std::vector<T> read_all(const SafetensorsFile& file, const std::string& name) {
-  const SafetensorsEntry* entry = file.find(name);
+  const StoredTensor* entry = file.find(name);
   int64_t count = 1;
   for (int64_t size : entry->shape) count *= size;
   std::vector<T> values(static_cast<size_t>(count));
@@ -72,7 +72,7 @@ TEST(Safetensors, RoundTripKeepsEveryBit) {
   EXPECT_EQ(file.entries().size(), 7u);
   const auto expect_entry = [&](const char* name, const char* dtype, std::vector<int64_t> shape,
                                 const std::string& bytes) {
-    const SafetensorsEntry* entry = file.find(name);
+    const StoredTensor* entry = file.find(name);
     ASSERT_NE(entry, nullptr) << name;
     EXPECT_EQ(entry->dtype, dtype) << name;
     EXPECT_EQ(entry->shape, shape) << name;

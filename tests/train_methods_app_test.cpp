@@ -13,7 +13,7 @@ class TrainMethods : public TrainApp {
   /// A tensor of a run's checkpoint.
   std::vector<float> tensor(const std::string& run, int64_t step, const std::string& name) const {
     const SafetensorsFile file(checkpoint(run, step) + kWeights);
-    const SafetensorsEntry* entry = file.find(name);
+    const StoredTensor* entry = file.find(name);
     if (entry == nullptr) return {};
     int64_t count = 1;
     for (const int64_t size : entry->shape) count *= size;

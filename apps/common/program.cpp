@@ -50,15 +50,19 @@ int run_program(const std::string& name, const std::function<void()>& body,
 
 boost::program_options::variables_map parse_options(
     int argc, const char* const* argv, const boost::program_options::options_description& options,
-    const std::string& usage) {
+    const std::string& usage, const char* positional) {
   namespace po = boost::program_options;
   try {
     po::variables_map values;
     using Style = po::command_line_style::style_t;
     const int style = Style::unix_style & ~Style::allow_guessing;  // a prefix is no option
-    const auto parsed = po::command_line_parser(argc, argv).options(options).style(style).run();
+    po::positional_options_description words;
+    po::command_line_parser parser(argc, argv);
+    parser.options(options).style(style);
+    if (positional != nullptr) parser.positional(words.add(positional, 1));
+    const auto parsed = parser.run();
     for (const po::option& option : parsed.options)
-      if (option.position_key >= 0)
+      if (option.position_key >= 0 && option.string_key.empty())
         throw UsageError(concat("unexpected argument '", option.value.at(0), "'"));
     po::store(parsed, values);
     if (values.count("help") > 0) {

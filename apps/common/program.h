@@ -23,11 +23,11 @@ class HelpShown {};
 std::string one_line(std::string text);
 
 /// Parses argv into `options`, refusing what is not known; "--help" prints `usage`, the options and
-/// their defaults.
+/// their defaults. `positional` names the option that a word without one is the value of, if any.
 /// throws UsageError that names the option; HelpShown
 boost::program_options::variables_map parse_options(
     int argc, const char* const* argv, const boost::program_options::options_description& options,
-    const std::string& usage);
+    const std::string& usage, const char* positional = nullptr);
 
 /// A device by name. "auto" is the first GPU that works, else the CPU.
 struct ChosenDevice {

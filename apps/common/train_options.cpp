@@ -52,10 +52,13 @@ po::options_description option_list(const Recipe& recipe) {
     ("csv-separator", text(), "one character; empty: tab or comma, as the header has it")
     ("font", text(), "colour font of the emoji scenes; empty: the usual places")
     ("model", text(recipe.model), "model by name, or an open_clip configuration file (.json)")
-    ("pretrained", text(), "checkpoint folder to start from; model and tokenizer are its own")
+    ("pretrained", text(), "model to start from: a checkpoint's folder or a run's, an open_clip or Hugging Face "
+                           "folder, or a weight file (OpenAI's .pt, a state dict, .safetensors). Its configuration "
+                           "is its own; without one, by the shapes, or --model if given")
+    ("force-quick-gelu", po::bool_switch(), "the model computes QuickGELU, whatever its name or files say")
     ("tokenizer", text(), "tokenizer.json, vocab.json with merges.txt beside it, a merges file, or a folder with "
-                          "them; empty: a vocabulary is learned from the captions")
-    ("bpe", text(), "CLIP's own vocabulary of 49,408 ids, from its bpe_simple_vocab_16e6.txt.gz")
+                          "them; empty: that of --pretrained, else a vocabulary is learned from the captions")
+    ("bpe", text(), kBpeHelp)
     ("batch-size", number(recipe.batch_size), "pairs of a step; with --accum-freq of a micro-batch, under mpirun of each rank")
     ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once")
     ("grad-checkpointing", po::bool_switch(), "keep a block's input alone and compute the rest again in backward")
@@ -242,10 +245,9 @@ TrainOptions parse_train_options(int argc, const char* const* argv) {
   const auto text = [&](const char* name) { return values[name].as<std::string>(); };
   options.model = text("model");
   options.pretrained = text("pretrained");
-  options.tokenizer = text("tokenizer");
-  options.bpe = text("bpe");
-  if (!options.bpe.empty() && !options.tokenizer.empty())
-    throw UsageError("--bpe and --tokenizer both name a vocabulary; give one of them");
+  options.model_given = !values["model"].defaulted();
+  options.force_quick_gelu = values["force-quick-gelu"].as<bool>();
+  options.vocabulary = VocabularyChoice(values);
   options.train_data = text("train-data");
   options.val_data = text("val-data");
   options.csv_image_key = text("csv-img-key");
@@ -288,6 +290,8 @@ TrainOptions parse_train_options(int argc, const char* const* argv) {
   options.delete_previous = values["delete-previous-checkpoint"].as<bool>();
   options.json = to_json(values);
   options.json["steps"] = options.steps;
+  // A default in a --config file would be taken for a choice.
+  if (!options.pretrained.empty() && !options.model_given) options.json.erase("model");
   if (options.run_folder.empty()) {
     if (options.name.empty())
       options.name = unused_run_name(options.logs, fs::path(options.model).stem().string());

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "apps/common/model_options.h"
 #include "autograd/optimizer.h"
 #include "models/clip.h"
 
@@ -14,9 +15,10 @@ namespace clip {
 /// Named like open_clip's options where they mean the same.
 struct TrainOptions {
   std::string model;
+  bool model_given = false;  ///< not the default
   std::string pretrained;
-  std::string tokenizer;
-  std::string bpe;         ///< CLIP's merges file
+  bool force_quick_gelu = false;
+  VocabularyChoice vocabulary;
   std::string train_data;  ///< empty: emoji scenes
   std::string val_data;
   std::string csv_image_key, csv_caption_key, csv_separator;

@@ -1,14 +1,9 @@
 #include "apps/common/training_run.h"
 
+#include "apps/common/model_options.h"
 #include "engine/random.h"
-#include "models/atomic_file.h"
 
 namespace clip {
-
-ClipConfig named_config(const std::string& model) {
-  if (!model.ends_with(".json")) return preset(model);
-  return config_from_json(read_file(model, 1 << 20), model);
-}
 
 ModelSource choose_model(const TrainOptions& options) {
   ModelSource source;
@@ -16,18 +11,21 @@ ModelSource choose_model(const TrainOptions& options) {
   if (source.checkpoint.empty() && !options.pretrained.empty())
     source.checkpoint = find_checkpoint(options.pretrained);
   if (!source.checkpoint.empty()) {
-    source.config = load_config(source.checkpoint);
-    source.tokenizer = std::make_shared<Tokenizer>(load_tokenizer(source.checkpoint));
+    const bool resumes = !options.resume_checkpoint.empty();
+    const WeightChoice choice{options.model_given ? options.model : "", options.force_quick_gelu};
+    source.config = load_config(source.checkpoint, resumes ? WeightChoice() : choice);
+    source.tokenizer = std::make_shared<Tokenizer>(load_tokenizer(
+        source.checkpoint, resumes ? VocabularyChoice() : options.vocabulary, source.config));
     if (options.siglip && source.config.loss() != LossKind::kSigmoid)
       throw UsageError(concat("--siglip: ", source.checkpoint,
                               " was trained with the softmax loss: it has no logit_bias"));
     return source;
   }
-  source.config = named_config(options.model);
+  source.config = preset_or_file(options.model);
+  if (options.force_quick_gelu) source.config.gelu = Gelu::kQuick;
   if (options.siglip) source.config = with_sigmoid_loss(source.config, options.siglip_bias_init);
-  if (!options.tokenizer.empty() || !options.bpe.empty()) {
-    source.tokenizer = std::make_shared<Tokenizer>(
-        options.bpe.empty() ? Tokenizer::load(options.tokenizer) : clip_tokenizer(options.bpe));
+  if (options.vocabulary.given()) {
+    source.tokenizer = std::make_shared<Tokenizer>(options.vocabulary.load());
     source.config.text.vocab_size = source.tokenizer->vocab_size();
   }
   return source;

@@ -28,8 +28,6 @@ struct ModelSource {
   std::string checkpoint;                      ///< empty: fresh weights
 };
 
-/// A preset by its name, or an open_clip configuration file (.json).
-ClipConfig named_config(const std::string& model);
 ModelSource choose_model(const TrainOptions& options);
 TrainingData open_training_data(const TrainOptions& options, const ClipConfig& config);
 /// Learns the vocabulary if the model has none yet; its size becomes the model's.
