@@ -94,6 +94,7 @@ TEST_F(BenchApp, RefusesWhatItCannotTime) {
   refuses({"--scale", "m.json", "--ranks", "8,x"}, 2, {"--ranks", "'8,x'"});
   refuses({"--scale", "m.json", "--tflops", "nan"}, 2, {"--tflops"});
   refuses({"--scale", "m.json", "--memory-gib", "0"}, 2, {"--memory-gib"});
+  refuses({"--scale", "m.json", "--memory-gib", "inf"}, 2, {"--memory-gib"});
   refuses({"--step", "m.json", "--accum-freq", "2"}, 2, {"--accum-freq", "--scale"});
   refuses({"--step", "m.json", "--infer", "m.json"}, 2, {"--step", "--infer"});
   refuses({"--step", "ViT-X"}, 2, {"ViT-X"});

@@ -1,7 +1,6 @@
 #include "apps/common/bench_scale.h"
 
 #include <charconv>
-#include <cmath>
 #include <utility>
 
 #include "apps/common/bench_runs.h"
@@ -59,9 +58,9 @@ ScaleOptions chosen_scale(const po::variables_map& values) {
   };
   const auto positive = [&](const char* name, bool zero_too) {
     const double value = values[name].as<double>();
-    if (!std::isfinite(value) || value < 0 || (value == 0 && !zero_too))
-      throw UsageError(
-          concat("--", name, " must be ", zero_too ? "at least" : "more than", " 0, got ", value));
+    if (!(0 <= value && value <= 1e9) || (value == 0 && !zero_too))
+      throw UsageError(concat("--", name, " must be ", zero_too ? "at least" : "more than",
+                              " 0 and at most 1e9, got ", value));
     return value;
   };
   ScaleOptions options;
