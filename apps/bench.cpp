@@ -1,10 +1,10 @@
 // How fast this machine trains and runs a model: seconds, samples, and the share of its peak.
 #include <algorithm>
-#include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "apps/common/bench_runs.h"
+#include "apps/common/bench_scale.h"
 #include "apps/common/program.h"
 #include "apps/common/training_run.h"
 #include "models/flop.h"
@@ -25,7 +25,8 @@ constexpr const char* kUsage =
     "A100, H100 and H200; --peak-tflops names another.\n"
     "\n"
     "  ./apps/bench --step ViT-B-32 --batch-size 256 --text-length 20 --device cuda --json\n"
-    "  ./apps/bench --infer ViT-L-14 --batch-size 32\n";
+    "  ./apps/bench --infer ViT-L-14 --batch-size 32\n"
+    "  ./apps/bench --scale ViT-L-14 --batch-size 256 --precision bf16 --tflops 300 --ranks 8,64\n";
 
 po::options_description option_list() {
   const auto number = [](int64_t value) { return po::value<int64_t>()->default_value(value); };
@@ -38,7 +39,8 @@ po::options_description option_list() {
     ("help", "print this and exit")
     ("step", text(""), "MODEL: time whole training steps, with the copy of the batch to the device")
     ("infer", text(""), "MODEL: time its towers, and one picture from host to feature")
-    ("batch-size", number(32), "pairs of a step; pictures and captions at once")
+    ("scale", text(""), "MODEL: seconds and bytes of a step on many ranks, computed from its shapes")
+    ("batch-size", number(32), "pairs of a step, with --scale of a rank and micro-batch; pictures and captions at once")
     ("text-length", number(20), "tokens of every caption, start and end included")
     ("precision", text("fp32"), "fp32, bf16, or auto: bf16 where the device has instructions for it")
     ("device", text("auto"), "auto, cpu or cuda[:i]")
@@ -49,12 +51,14 @@ po::options_description option_list() {
                                    "own, which waiting for the device after each op slows")
     ("json", po::bool_switch(), "print one JSON object as the last line");
   // clang-format on
-  return options;
+  return options.add(scale_option_list());
 }
+
+enum class Bench { kStep, kInfer, kScale };
 
 struct BenchOptions {
   std::string model;
-  bool step = false;
+  Bench what = Bench::kStep;
   int64_t batch_size = 0, text_length = 0, steps = 0, warmup = 0;
   double peak = 0;  ///< FLOP/s; 0: by the device's name
   bool profile = false, as_json = false;
@@ -68,12 +72,17 @@ BenchOptions chosen_options(const po::variables_map& values) {
     return value;
   };
   BenchOptions options;
-  const std::string step = values["step"].as<std::string>(),
-                    infer = values["infer"].as<std::string>();
-  if (step.empty() == infer.empty())
-    throw UsageError("one of --step MODEL and --infer MODEL is needed");
-  options.step = !step.empty();
-  options.model = options.step ? step : infer;
+  for (const auto& [name, what] :
+       {std::pair{"step", Bench::kStep}, {"infer", Bench::kInfer}, {"scale", Bench::kScale}}) {
+    const auto& model = values[name].as<std::string>();
+    if (model.empty()) continue;
+    if (!options.model.empty())
+      throw UsageError("only one of --step, --infer and --scale can be asked for");
+    options.model = model;
+    options.what = what;
+  }
+  if (options.model.empty())
+    throw UsageError("one of --step MODEL, --infer MODEL and --scale MODEL is needed");
   options.batch_size = number("batch-size", 1);
   options.text_length = number("text-length", 2);
   options.steps = number("steps", 1);
@@ -82,17 +91,10 @@ BenchOptions chosen_options(const po::variables_map& values) {
   if (!(options.peak >= 0))
     throw UsageError(concat("--peak-tflops must be at least 0, got ", options.peak / 1e12));
   options.profile = values["profile"].as<bool>();
-  if (options.profile && !options.step) throw UsageError("--profile goes with --step");
+  if (options.profile && options.what != Bench::kStep)
+    throw UsageError("--profile goes with --step");
   options.as_json = values["json"].as<bool>();
   return options;
-}
-
-/// printf into standard output.
-template <class... Values>
-void say(const char* format, Values... values) {
-  char line[256];
-  std::snprintf(line, sizeof line, format, values...);
-  std::cout << line << std::flush;
 }
 
 /// Needed FLOP per second, and their share of the peak where that is known.
@@ -123,8 +125,9 @@ void report_split(std::map<std::string, double> seconds, double step, json& resu
   result["split_s"] = seconds;
 }
 
-void bench_step(const BenchOptions& options, ClipModel& model, const HostBatch& batch,
-                json& result) {
+/// Times steps and tells how fast they were; returns the FLOP/s.
+double bench_step(const BenchOptions& options, ClipModel& model, const HostBatch& batch,
+                  json& result) {
   const ClipConfig& config = model.clip.config;
   Backend& backend = model.clip.logit_scale.backend();
   AdamW optimizer(model.parameters, {});
@@ -144,8 +147,9 @@ void bench_step(const BenchOptions& options, ClipModel& model, const HostBatch& 
                  {"step_s_spread", {step.least, step.most}},
                  {"pairs_per_s", pairs / step.median},
                  {"needed_gflop_per_pair", needed / 1e9}});
-  report_flop(pairs * needed / step.median, options.peak, result);
-  if (!options.profile) return;
+  const double flop_per_s = pairs * needed / step.median;
+  report_flop(flop_per_s, options.peak, result);
+  if (!options.profile) return flop_per_s;
   Profile profile(backend);
   for (int64_t i = 0; i < options.steps; ++i) {
     const auto on_device = upload(batch, 1);
@@ -156,6 +160,7 @@ void bench_step(const BenchOptions& options, ClipModel& model, const HostBatch& 
   auto split = profile.take();
   for (auto& [kind, seconds] : split) seconds /= static_cast<double>(options.steps);
   report_split(std::move(split), step.median, result);
+  return flop_per_s;
 }
 
 void bench_infer(const BenchOptions& options, const ClipModel& model, const HostBatch& batch,
@@ -191,9 +196,20 @@ void bench_infer(const BenchOptions& options, const ClipModel& model, const Host
   result["image_latency_s"] = one.median;
 }
 
+int64_t parameter_count(const ClipConfig& config) {
+  ParameterList list;
+  Clip(config).collect(list);
+  return list.count();
+}
+
 void bench(int argc, const char* const* argv) {
   const auto values = parse_options(argc, argv, option_list(), kUsage);
   BenchOptions options = chosen_options(values);
+  ScaleOptions scale = chosen_scale(values);
+  const po::options_description scale_only = scale_option_list();
+  for (const auto& option : scale_only.options())
+    if (options.what != Bench::kScale && !values[option->long_name()].defaulted())
+      throw UsageError(concat("--", option->long_name(), " goes with --scale"));
   const ClipConfig config = preset_or_file(options.model);
   if (options.text_length > config.text.context_length)
     throw UsageError(concat("--text-length must be at most ", config.text.context_length,
@@ -204,26 +220,34 @@ void bench(int argc, const char* const* argv) {
   if (options.peak == 0) options.peak = known_peak(backend.name());
 
   const DType dtype = choose_precision(values["precision"].as<std::string>(), backend);
-  ClipModel model(config, backend, dtype);
-  initialize(model.parameters, config, 1);
-  const HostBatch batch = made_up_batch(config, options.batch_size, options.text_length);
   const std::string precision = precision_name(dtype);
-  std::cout << "device      " << backend.device() << ", " << backend.name() << "\nmodel       "
-            << options.model << ", " << precision << ", " << model.parameters.count()
-            << " parameters\nbatch       " << options.batch_size << " pairs, captions of "
-            << options.text_length << " tokens\n";
-  json result = {{"device", concat(backend.device())},
-                 {"device_name", backend.name()},
-                 {"model", options.model},
+  const bool measured = options.what != Bench::kScale || scale.machines.flop_per_s == 0;
+  std::cout << "model       " << options.model << ", " << precision << ", "
+            << parameter_count(config) << " parameters\nbatch       " << options.batch_size
+            << " pairs, captions of " << options.text_length << " tokens\n";
+  json result = {{"model", options.model},
                  {"precision", precision},
                  {"batch_size", options.batch_size},
-                 {"text_length", options.text_length},
-                 {"steps", options.steps},
-                 {"warmup", options.warmup}};
-  if (options.step)
-    bench_step(options, model, batch, result);
-  else
-    bench_infer(options, model, batch, result);
+                 {"text_length", options.text_length}};
+  if (measured) {
+    result.update({{"device", concat(backend.device())},
+                   {"device_name", backend.name()},
+                   {"steps", options.steps},
+                   {"warmup", options.warmup}});
+    ClipModel model(config, backend, dtype);
+    initialize(model.parameters, config, 1);
+    std::cout << "device      " << backend.device() << ", " << backend.name() << '\n';
+    const HostBatch batch = made_up_batch(config, options.batch_size, options.text_length);
+    if (options.what == Bench::kInfer)
+      bench_infer(options, model, batch, result);
+    else
+      scale.machines.flop_per_s = bench_step(options, model, batch, result);
+  }
+  if (options.what == Bench::kScale)
+    report_scale(
+        config,
+        {.batch_size = options.batch_size, .text_length = options.text_length, .precision = dtype},
+        scale, result);
   if (options.as_json) std::cout << result.dump() << '\n';
 }
 

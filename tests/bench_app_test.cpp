@@ -66,8 +66,36 @@ TEST_F(BenchApp, TimesTheTowers) {
     EXPECT_GT(result.value(what, 0.0), 0) << what;
 }
 
+TEST_F(BenchApp, TellsOfManyRanksWhatAddsUp) {
+  const json result = last_line({"--scale", "m.json", "--tflops", "0.001", "--ranks", "1,16",
+                                 "--accum-freq", "3", "--memory-gib", "0.5"});
+  ASSERT_EQ(result["scale"].size(), 2);
+  EXPECT_EQ(result["scale"][0]["efficiency"], 1.0);
+  const json& many = result["scale"][1];
+  EXPECT_EQ(many["global_pairs"], 16 * 3 * 4);
+  const auto seconds = [&](const char* name) { return many[name].get<double>(); };
+  EXPECT_NEAR(
+      seconds("compute_s") + seconds("gather_s") + seconds("loss_s") + seconds("reduce_exposed_s"),
+      seconds("step_s"), 1e-12);
+  EXPECT_NEAR(seconds("pairs_per_s") * seconds("step_s"), 192, 1e-9);
+  EXPECT_GT(many["largest_batch"], 4);
+}
+
+TEST_F(BenchApp, MeasuresTheSpeedOfARankThatIsNotGiven) {
+  const json result = last_line({"--scale", "m.json", "--ranks", "1"});
+  // One rank's towers take what the step took here; 4 pairs of loss come on top of it.
+  EXPECT_NEAR(result["scale"][0]["compute_s"].get<double>() / result["step_s"].get<double>(), 1,
+              1e-9);
+}
+
 TEST_F(BenchApp, RefusesWhatItCannotTime) {
-  refuses({}, 2, {"--step", "--infer"});
+  refuses({}, 2, {"--step", "--infer", "--scale"});
+  refuses({"--scale", "m.json", "--step", "m.json"}, 2, {"--step", "--scale"});
+  refuses({"--scale", "m.json", "--ranks", "8,x"}, 2, {"--ranks", "'8,x'"});
+  refuses({"--scale", "m.json", "--tflops", "nan"}, 2, {"--tflops"});
+  refuses({"--scale", "m.json", "--memory-gib", "0"}, 2, {"--memory-gib"});
+  refuses({"--scale", "m.json", "--memory-gib", "inf"}, 2, {"--memory-gib"});
+  refuses({"--step", "m.json", "--accum-freq", "2"}, 2, {"--accum-freq", "--scale"});
   refuses({"--step", "m.json", "--infer", "m.json"}, 2, {"--step", "--infer"});
   refuses({"--step", "ViT-X"}, 2, {"ViT-X"});
   refuses({"--step", "none.json"}, 1, {"none.json"});

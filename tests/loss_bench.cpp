@@ -20,7 +20,7 @@ template <class Loss>
 Cost cost_of(int64_t global_rows, const Loss& loss_of) {
   CountingBackend backend;
   const auto inputs =
-      random_inputs({{kRows, kWidth}, {kRows, kWidth}, {}, {}}, DType::kF32, backend, 1);
+      random_inputs({}, {{kRows, kWidth}, {kRows, kWidth}, {}, {}}, DType::kF32, backend, 1);
   const Variable images(l2_normalize(inputs[0]).value(), true),
       texts(l2_normalize(inputs[1]).value(), true);
   const int64_t before = backend.now();

@@ -19,7 +19,7 @@ constexpr int64_t kWidth = 16, kTile = 32;
 int64_t peak_bytes(const Loss& loss_of, int64_t rows, int64_t ranks) {
   CountingBackend backend;
   const auto inputs =
-      random_inputs({{rows, kWidth}, {rows, kWidth}, {}, {}}, DType::kF32, backend, 1);
+      random_inputs({}, {{rows, kWidth}, {rows, kWidth}, {}, {}}, DType::kF32, backend, 1);
   const int64_t before = backend.now();
   OneOfManyRanks comm(ranks);
   Tape tape;

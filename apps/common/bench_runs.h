@@ -2,7 +2,9 @@
 #pragma once
 
 #include <chrono>
+#include <cstdio>
 #include <functional>
+#include <iostream>
 #include <map>
 #include <optional>
 #include <string>
@@ -13,6 +15,14 @@
 #include "models/data_loader.h"
 
 namespace clip {
+
+/// printf into standard output.
+template <class... Values>
+void say(const char* format, Values... values) {
+  char line[256];
+  std::snprintf(line, sizeof line, format, values...);
+  std::cout << line << std::flush;
+}
 
 /// Pixels and captions of a fixed seed; every caption has `text_length` tokens, start and end
 /// included.
