@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/common/bench_runs.h"
-#include "apps/common/program.h"
+#include "apps/common/ranks.h"
 #include "apps/common/training_run.h"
 #include "models/flop.h"
 
@@ -16,7 +16,7 @@ namespace po = boost::program_options;
 using nlohmann::json;
 
 constexpr const char* kUsage =
-    "Times a model on made-up data of a fixed seed.\n"
+    "Times a model on made-up data of a fixed seed, on the ranks that mpirun started.\n"
     "\n"
     "FLOP are those a step needs: captions without padding, the last block of each tower at one "
     "row;\n"
@@ -25,6 +25,7 @@ constexpr const char* kUsage =
     "A100, H100 and H200; --peak-tflops names another.\n"
     "\n"
     "  ./apps/bench --step ViT-B-32 --batch-size 256 --text-length 20 --device cuda --json\n"
+    "  mpirun -np 8 ./apps/bench --step ViT-B-32 --batch-size 256 --device cuda\n"
     "  ./apps/bench --infer ViT-L-14 --batch-size 32\n";
 
 po::options_description option_list() {
@@ -38,7 +39,7 @@ po::options_description option_list() {
     ("help", "print this and exit")
     ("step", text(""), "MODEL: time whole training steps, with the copy of the batch to the device")
     ("infer", text(""), "MODEL: time its towers, and one picture from host to feature")
-    ("batch-size", number(32), "pairs of a step; pictures and captions at once")
+    ("batch-size", number(32), "pairs of a step on each rank; pictures and captions at once")
     ("text-length", number(20), "tokens of every caption, start and end included")
     ("precision", text("fp32"), "fp32, bf16, or auto: bf16 where the device has instructions for it")
     ("device", text("auto"), "auto, cpu or cuda[:i]")
@@ -123,17 +124,18 @@ void report_split(std::map<std::string, double> seconds, double step, json& resu
   result["split_s"] = seconds;
 }
 
+/// comm    between the devices of the ranks, each with a batch of its own
 void bench_step(const BenchOptions& options, ClipModel& model, const HostBatch& batch,
-                json& result) {
+                Communicator& comm, json& result) {
   const ClipConfig& config = model.clip.config;
   Backend& backend = model.clip.logit_scale.backend();
   AdamW optimizer(model.parameters, {});
-  const auto comm = make_single_communicator();
   BatchUploader upload(backend, config.vision.image_size);
   const Timing step = time_runs(backend, options.warmup, options.steps, [&] {
-    train_step(model, optimizer, upload(batch, 1), 1e-5, *comm);
+    train_step(model, optimizer, upload(batch, 1), 1e-5, comm);
   });
-  const auto pairs = static_cast<double>(options.batch_size);
+  const auto ranks = static_cast<double>(comm.size());
+  const double pairs = static_cast<double>(options.batch_size) * ranks;
   const double needed = needed_flop(config, options.text_length);
   say("step        %.4g s, median of %lld after %lld, %.4g to %.4g s; %.4g GFLOP needed for a "
       "pair\n",
@@ -144,13 +146,13 @@ void bench_step(const BenchOptions& options, ClipModel& model, const HostBatch& 
                  {"step_s_spread", {step.least, step.most}},
                  {"pairs_per_s", pairs / step.median},
                  {"needed_gflop_per_pair", needed / 1e9}});
-  report_flop(pairs * needed / step.median, options.peak, result);
+  report_flop(pairs * needed / step.median, options.peak * ranks, result);
   if (!options.profile) return;
   Profile profile(backend);
   for (int64_t i = 0; i < options.steps; ++i) {
     const auto on_device = upload(batch, 1);
     profile.mark("copy");
-    train_step(model, optimizer, on_device, 1e-5, *comm);
+    train_step(model, optimizer, on_device, 1e-5, comm);
     profile.mark("optimizer");
   }
   auto split = profile.take();
@@ -191,37 +193,45 @@ void bench_infer(const BenchOptions& options, const ClipModel& model, const Host
   result["image_latency_s"] = one.median;
 }
 
-void bench(int argc, const char* const* argv) {
+void bench(int argc, const char* const* argv, Ranks& ranks) {
   const auto values = parse_options(argc, argv, option_list(), kUsage);
   BenchOptions options = chosen_options(values);
+  Communicator& comm = ranks.comm();
+  if (!options.step && comm.size() > 1)
+    throw UsageError(concat("--infer is for one process, got ", comm.size(), " ranks"));
   const ClipConfig config = named_config(options.model);
   if (options.text_length > config.text.context_length)
     throw UsageError(concat("--text-length must be at most ", config.text.context_length,
                             ", the context of ", options.model, ", got ", options.text_length));
-  const ChosenDevice device = choose_device(values["device"].as<std::string>());
-  if (!device.note.empty()) std::cerr << "device " << device.note << '\n';
+  const ChosenDevice device = choose_device(values["device"].as<std::string>(), comm.local_rank());
+  if (!device.note.empty() && ranks.first()) std::cerr << "device " << device.note << '\n';
   Backend& backend = *device.backend;
   if (options.peak == 0) options.peak = known_peak(backend.name());
 
   const DType dtype = choose_precision(values["precision"].as<std::string>(), backend);
-  ClipModel model(config, backend, dtype);
-  initialize(model.parameters, config, 1);
-  const HostBatch batch = made_up_batch(config, options.batch_size, options.text_length);
   const std::string precision = precision_name(dtype);
-  std::cout << "device      " << backend.device() << ", " << backend.name() << "\nmodel       "
-            << options.model << ", " << precision << ", " << model.parameters.count()
-            << " parameters\nbatch       " << options.batch_size << " pairs, captions of "
-            << options.text_length << " tokens\n";
-  json result = {{"device", concat(backend.device())},
-                 {"device_name", backend.name()},
+  json result = {{"device_name", backend.name()},
                  {"model", options.model},
                  {"precision", precision},
                  {"batch_size", options.batch_size},
                  {"text_length", options.text_length},
                  {"steps", options.steps},
-                 {"warmup", options.warmup}};
+                 {"warmup", options.warmup},
+                 {"profile", options.profile},
+                 {"ranks", comm.size()}};
+  ranks.meet(result);
+  result["device"] = concat(backend.device());
+  const auto gpu_comm = join_gpus(comm, backend);
+  ClipModel model(config, backend, dtype);
+  initialize(model.parameters, config, 1);
+  const HostBatch batch = made_up_batch(config, options.batch_size, options.text_length);
+  std::cout << "device      " << backend.device() << ", " << backend.name() << "\nmodel       "
+            << options.model << ", " << precision << ", " << model.parameters.count()
+            << " parameters\nbatch       " << options.batch_size << " pairs, captions of "
+            << options.text_length << " tokens\n";
+  if (comm.size() > 1) std::cout << "ranks       " << describe_ranks(comm) << '\n';
   if (options.step)
-    bench_step(options, model, batch, result);
+    bench_step(options, model, batch, gpu_comm != nullptr ? *gpu_comm : comm, result);
   else
     bench_infer(options, model, batch, result);
   if (options.as_json) std::cout << result.dump() << '\n';
@@ -231,5 +241,5 @@ void bench(int argc, const char* const* argv) {
 }  // namespace clip
 
 int main(int argc, char** argv) {
-  return clip::run_program("bench", [&] { clip::bench(argc, argv); });
+  return clip::run_ranks("bench", [&](clip::Ranks& ranks) { clip::bench(argc, argv, ranks); });
 }
