@@ -151,7 +151,7 @@ TEST_F(MpirunWithGpus, CollectivesCarryWhatTheyShould) {
 }
 
 TEST_F(MpirunWithGpus, TrainingGivesWhatOneGpuGives) {
-  for (const char* order : {"lazy", "others"}) run_on_ranks(2, "OnGpuRanks.Train*", order);
+  run_on_ranks(2, "OnGpuRanks.Train*", "lazy");
   run_on_ranks(3, "OnGpuRanks.Train*", "others");
 }
 

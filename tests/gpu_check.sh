@@ -181,6 +181,7 @@ gpu_tests=("$build"/tests/cuda_*_test)
 stage 'a GPU that works is there' "$build/apps/bench" --infer "$scratch/small.json" --batch-size 2 --text-length 5 \
   --steps 1 --warmup 0 --device cuda || finish
 for program in "${gpu_tests[@]}"; do
+  [[ $program != */cuda_ranks_test ]] || continue  # below
   stage "${program##*/}: the same as the CPU, F32 and BF16" tests/run_tests.sh "$program"
 done
 stage 'the ordinary tests with the GPU present' $make test SIM_KINDS= ${ordinary:+TESTS="$ordinary"}
@@ -188,7 +189,7 @@ stage 'two training runs leave checkpoints of equal bits' two_equal_runs 1
 stage 'a run that waits for every kernel leaves the same' synchronised_run
 (( ${#several[@]} > 0 )) || skip 'ranks with a GPU each' "${gpus:-0} GPUs, or no mpirun, MPI or NCCL"
 for count in "${several[@]}"; do
-  stage "$count ranks: collectives, training as on one GPU and twice the same" \
+  stage "$count ranks: collectives; training as on one GPU, and twice the same" \
     on_gpus "$count" "$build/tests/cuda_ranks_test" --gtest_filter='OnGpuRanks.*'
   stage "$count ranks: two training runs leave checkpoints of equal bits" two_equal_runs "$count"
 done
