@@ -94,11 +94,11 @@ CLIP_SOURCES := $(wildcard autograd/*.cpp) $(mpi_source) \
 APP_SOURCES := $(wildcard apps/*.cpp)
 APP_SUPPORT_SOURCES := $(wildcard apps/common/*.cpp)
 # Tests of a GPU, real or simulated; of the simulated one alone; and of the simulator itself.
-GPU_TEST_SOURCES := $(wildcard tests/cuda_*_test.cpp)
+GPU_TEST_SOURCES := $(filter-out $(if $(and $(has_nccl),$(mpicxx)),,tests/cuda_ranks_test.cpp),$(wildcard tests/cuda_*_test.cpp))
 SIM_TEST_SOURCES := $(filter-out $(if $(has_nccl),,tests/cudasim_nccl_test.cpp),$(wildcard tests/cudasim_*_test.cpp))
 CUDASIM_TEST_SOURCES := $(wildcard tests/cudasim/*_test.cu)
 MPI_TEST_SOURCES := $(wildcard tests/mpi_*_test.cpp)
-CPU_TEST_SOURCES := $(filter-out $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES) $(if $(mpicxx),,$(MPI_TEST_SOURCES)), \
+CPU_TEST_SOURCES := $(filter-out tests/cuda_%_test.cpp tests/cudasim_%_test.cpp $(if $(mpicxx),,$(MPI_TEST_SOURCES)), \
   $(wildcard tests/*_test.cpp))
 # Without a GPU, real or simulated, those of a GPU would only say that they skip.
 TEST_SOURCES := $(CPU_TEST_SOURCES) $(if $(SIM),$(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES)) \
@@ -180,7 +180,7 @@ tools := $(patsubst tests/%.cpp,$(P)/tests/%,$(TOOL_SOURCES))
 # apps/<name> is a link to the normal build; other builds leave it alone.
 links := $(if $(SANITIZE)$(SIM),,$(APP_SOURCES:.cpp=))
 
-.PHONY: all sim-tests gpu-tests gpu-check test test-fast test-v3 test-exact fuzz bench cuda-report check-layers format \
+.PHONY: all sim-tests gpu-programs gpu-tests gpu-check test test-fast test-v3 test-exact fuzz bench cuda-report check-layers format \
   format-check tidy clean deps found help FORCE
 all: $(libraries) $(app_archives) $(apps) $(links)
 
@@ -341,14 +341,14 @@ not_for_1 := %/address_faults_test %/race_faults_test
 not_for_address := %/race_faults_test
 # ThreadSanitizer slows kernels down twentyfold, so it gets one test for each kernel.
 not_for_thread := %/address_faults_test %/faults_test %/missing_waits_test \
-  %/cuda_attention_test %/cuda_parity_test %/cuda_token_kernels_test
+  %/cuda_attention_test %/cuda_parity_test %/cuda_ranks_test %/cuda_token_kernels_test
 # OpenMP loops of libclip_cpu.so look like races there; they are not what is watched.
 test_environment += TSAN_OPTIONS="$$TSAN_OPTIONS ignore_noninstrumented_modules=1"
 sim_suite = $(call only_for,$(1),$(patsubst tests/%,$(B)/$(2)/tests/%,$(basename \
   $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES) $(CUDASIM_TEST_SOURCES))))
 sim_suites := $(foreach kind,$(sim_kinds),$(call sim_suite,$(kind),$(if $(filter 1,$(kind)),sim,sim-$(kind))))
 build_sim_suites = $(foreach kind,$(sim_kinds),$(MAKE) --no-print-directory SIM=$(kind) sim-tests &&) true
-sim-tests: $(call sim_suite,$(SIM),$(notdir $(P)))
+sim-tests: $(call sim_suite,$(SIM),$(notdir $(P))) $(P)/apps/train
 
 test: all $(chosen_tests)
 	@+$(build_sim_suites)
@@ -368,7 +368,8 @@ test-v3: all $(chosen_tests)
 	@$(test_environment) $(plain_kernels) tests/run_tests.sh $(chosen_tests)
 
 # The tests of a GPU alone; where there is none they say that they skip.
-gpu-tests: all $(gpu_tests)
+gpu-programs: all $(gpu_tests)
+gpu-tests: gpu-programs
 	@$(if $(gpu_tests),$(test_environment) tests/run_tests.sh $(gpu_tests),\
 	  echo 'gpu-tests: this build has no GPU kernels')
 

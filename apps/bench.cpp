@@ -5,7 +5,7 @@
 
 #include "apps/common/bench_runs.h"
 #include "apps/common/bench_scale.h"
-#include "apps/common/program.h"
+#include "apps/common/ranks.h"
 #include "apps/common/training_run.h"
 #include "models/flop.h"
 
@@ -16,7 +16,7 @@ namespace po = boost::program_options;
 using nlohmann::json;
 
 constexpr const char* kUsage =
-    "Times a model on made-up data of a fixed seed.\n"
+    "Times a model on made-up data of a fixed seed, on the ranks that mpirun started.\n"
     "\n"
     "FLOP are those a step needs: captions without padding, the last block of each tower at one "
     "row;\n"
@@ -25,6 +25,7 @@ constexpr const char* kUsage =
     "A100, H100 and H200; --peak-tflops names another.\n"
     "\n"
     "  ./apps/bench --step ViT-B-32 --batch-size 256 --text-length 20 --device cuda --json\n"
+    "  mpirun -np 8 ./apps/bench --step ViT-B-32 --batch-size 256 --device cuda\n"
     "  ./apps/bench --infer ViT-L-14 --batch-size 32\n"
     "  ./apps/bench --scale ViT-L-14 --batch-size 256 --precision bf16 --tflops 300 --ranks 8,64\n";
 
@@ -40,7 +41,7 @@ po::options_description option_list() {
     ("step", text(""), "MODEL: time whole training steps, with the copy of the batch to the device")
     ("infer", text(""), "MODEL: time its towers, and one picture from host to feature")
     ("scale", text(""), "MODEL: seconds and bytes of a step on many ranks, computed from its shapes")
-    ("batch-size", number(32), "pairs of a step, with --scale of a rank and micro-batch; pictures and captions at once")
+    ("batch-size", number(32), "pairs of a step on each rank, with --scale of a micro-batch; pictures and captions at once")
     ("text-length", number(20), "tokens of every caption, start and end included")
     ("precision", text("fp32"), "fp32, bf16, or auto: bf16 where the device has instructions for it")
     ("device", text("auto"), "auto, cpu or cuda[:i]")
@@ -125,18 +126,19 @@ void report_split(std::map<std::string, double> seconds, double step, json& resu
   result["split_s"] = seconds;
 }
 
-/// Times steps and tells how fast they were; returns the FLOP/s.
+/// Times steps and tells how fast they were; returns the FLOP/s of all ranks.
+/// comm    between the devices of the ranks, each with a batch of its own
 double bench_step(const BenchOptions& options, ClipModel& model, const HostBatch& batch,
-                  json& result) {
+                  Communicator& comm, json& result) {
   const ClipConfig& config = model.clip.config;
   Backend& backend = model.clip.logit_scale.backend();
   AdamW optimizer(model.parameters, {});
-  const auto comm = make_single_communicator();
   BatchUploader upload(backend, config.vision.image_size);
   const Timing step = time_runs(backend, options.warmup, options.steps, [&] {
-    train_step(model, optimizer, upload(batch, 1), 1e-5, *comm);
+    train_step(model, optimizer, upload(batch, 1), 1e-5, comm);
   });
-  const auto pairs = static_cast<double>(options.batch_size);
+  const auto ranks = static_cast<double>(comm.size());
+  const double pairs = static_cast<double>(options.batch_size) * ranks;
   const double needed = needed_flop(config, options.text_length);
   say("step        %.4g s, median of %lld after %lld, %.4g to %.4g s; %.4g GFLOP needed for a "
       "pair\n",
@@ -148,13 +150,13 @@ double bench_step(const BenchOptions& options, ClipModel& model, const HostBatch
                  {"pairs_per_s", pairs / step.median},
                  {"needed_gflop_per_pair", needed / 1e9}});
   const double flop_per_s = pairs * needed / step.median;
-  report_flop(flop_per_s, options.peak, result);
+  report_flop(flop_per_s, options.peak * ranks, result);
   if (!options.profile) return flop_per_s;
   Profile profile(backend);
   for (int64_t i = 0; i < options.steps; ++i) {
     const auto on_device = upload(batch, 1);
     profile.mark("copy");
-    train_step(model, optimizer, on_device, 1e-5, *comm);
+    train_step(model, optimizer, on_device, 1e-5, comm);
     profile.mark("optimizer");
   }
   auto split = profile.take();
@@ -202,9 +204,13 @@ int64_t parameter_count(const ClipConfig& config) {
   return list.count();
 }
 
-void bench(int argc, const char* const* argv) {
+void bench(int argc, const char* const* argv, Ranks& ranks) {
   const auto values = parse_options(argc, argv, option_list(), kUsage);
   BenchOptions options = chosen_options(values);
+  Communicator& comm = ranks.comm();
+  if (options.what != Bench::kStep && comm.size() > 1)
+    throw UsageError(
+        concat("--infer and --scale are for one process, got ", comm.size(), " ranks"));
   ScaleOptions scale = chosen_scale(values);
   const po::options_description scale_only = scale_option_list();
   for (const auto& option : scale_only.options())
@@ -214,8 +220,8 @@ void bench(int argc, const char* const* argv) {
   if (options.text_length > config.text.context_length)
     throw UsageError(concat("--text-length must be at most ", config.text.context_length,
                             ", the context of ", options.model, ", got ", options.text_length));
-  const ChosenDevice device = choose_device(values["device"].as<std::string>());
-  if (!device.note.empty()) std::cerr << "device " << device.note << '\n';
+  const ChosenDevice device = choose_device(values["device"].as<std::string>(), comm.local_rank());
+  if (!device.note.empty() && ranks.first()) std::cerr << "device " << device.note << '\n';
   Backend& backend = *device.backend;
   if (options.peak == 0) options.peak = known_peak(backend.name());
 
@@ -230,18 +236,24 @@ void bench(int argc, const char* const* argv) {
                  {"batch_size", options.batch_size},
                  {"text_length", options.text_length}};
   if (measured) {
-    result.update({{"device", concat(backend.device())},
-                   {"device_name", backend.name()},
+    result.update({{"device_name", backend.name()},
                    {"steps", options.steps},
-                   {"warmup", options.warmup}});
+                   {"warmup", options.warmup},
+                   {"profile", options.profile},
+                   {"ranks", comm.size()}});
+    ranks.meet(result);
+    result["device"] = concat(backend.device());
+    const auto gpu_comm = join_gpus(comm, backend);
     ClipModel model(config, backend, dtype);
     initialize(model.parameters, config, 1);
     std::cout << "device      " << backend.device() << ", " << backend.name() << '\n';
+    if (comm.size() > 1) std::cout << "ranks       " << describe_ranks(comm) << '\n';
     const HostBatch batch = made_up_batch(config, options.batch_size, options.text_length);
     if (options.what == Bench::kInfer)
       bench_infer(options, model, batch, result);
     else
-      scale.machines.flop_per_s = bench_step(options, model, batch, result);
+      scale.machines.flop_per_s =
+          bench_step(options, model, batch, gpu_comm != nullptr ? *gpu_comm : comm, result);
   }
   if (options.what == Bench::kScale)
     report_scale(
@@ -255,5 +267,5 @@ void bench(int argc, const char* const* argv) {
 }  // namespace clip
 
 int main(int argc, char** argv) {
-  return clip::run_program("bench", [&] { clip::bench(argc, argv); });
+  return clip::run_ranks("bench", [&](clip::Ranks& ranks) { clip::bench(argc, argv, ranks); });
 }

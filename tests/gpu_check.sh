@@ -7,6 +7,7 @@
 #   GPU_CHECK_MODELS   models to time: "ViT-B-32 ViT-B-16 ViT-L-14"; MODEL:BATCH names the batch,
 #                      else it is the largest power of two that fits the memory
 #   GPU_CHECK_TESTS    ordinary tests to run with the GPU present; all of them
+#   GPU_CHECK_GPUS     how many GPUs ranks may take; those that nvidia-smi lists
 #   BENCH_PYTHON       a Python with open_clip, to time the same steps in; python3
 set -u -o pipefail
 cd "$(dirname "$0")/.."
@@ -54,12 +55,28 @@ printf '%s' "$small" >"$scratch/small.json"
 if [[ -n $sim ]]; then
   models=${GPU_CHECK_MODELS:-$scratch/small.json:4}
   ordinary=${GPU_CHECK_TESTS:-training_test}
-  train_model=$scratch/small.json steps=1 warmup=0 rounds=1
+  train_model=$scratch/small.json steps=1 warmup=0 rounds=1 gpus=${GPU_CHECK_GPUS:-2}
+  export OMPI_MCA_mpi_yield_when_idle=1
 else
   models=${GPU_CHECK_MODELS:-ViT-B-32 ViT-B-16 ViT-L-14}
   ordinary=${GPU_CHECK_TESTS:-}
   train_model=ViT-B-32 steps=10 warmup=3 rounds=3
+  gpus=${GPU_CHECK_GPUS:-$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')}
 fi
+several=()  # numbers of ranks: powers of two, and all
+if command -v mpirun >/dev/null; then
+  for (( count = 2; count < gpus; count *= 2 )); do several+=("$count"); done
+  (( gpus < 2 )) || several+=("$gpus")
+fi
+on_gpus() {  # how many, program...
+  local count=$1
+  shift
+  if (( count == 1 )); then
+    "$@"
+  else
+    OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --bind-to none --oversubscribe -np "$count" "$@"
+  fi
+}
 
 # ---- The device ---------------------------------------------------------------------------------
 show_device() {
@@ -77,36 +94,38 @@ show_device() {
 make_pairs() {  # a folder of pictures of noise, each beside its caption
   mkdir -p "$scratch/pairs"
   local i
-  for i in {10..41}; do
+  for i in {100..227}; do
     { printf 'P6\n32 32\n255\n'; head -c 3072 /dev/urandom; } >"$scratch/pairs/$i.ppm"
     echo "picture number $i of $(( i % 5 )) kinds" >"$scratch/pairs/$i.txt"
   done
 }
-train() {  # name, more options...
-  local name=$1
-  shift
-  "$build/apps/train" --device cuda --train-data "$scratch/pairs" --model "$train_model" --batch-size 8 \
+train() {  # GPUs, name, more options...
+  local count=$1 name=$2
+  shift 2
+  on_gpus "$count" "$build/apps/train" --device cuda --train-data "$scratch/pairs" --model "$train_model" --batch-size 8 \
     --steps "$(( steps < 5 ? 3 : 8 ))" --logs "$scratch/runs" --name "$name" --seed 1 --save-frequency 0 "$@"
 }
-two_equal_runs() {
-  make_pairs && train a && train b || return 1
-  local a=("$scratch"/runs/a/checkpoints/step_*) part
+two_equal_runs() {  # GPUs
+  make_pairs && train "$1" "a$1" && train "$1" "b$1" || return 1
+  local a=("$scratch/runs/a$1"/checkpoints/step_*) part
   for part in open_clip_model.safetensors training_state.safetensors; do
     cmp "$a/$part" "${a/runs\/a/runs\/b}/$part" || return 1
   done
 }
-synchronised_run() { CLIP_CUDA_SYNC=1 train c && cmp "$scratch"/runs/{a,c}/checkpoints/step_*/open_clip_model.safetensors; }
+synchronised_run() { CLIP_CUDA_SYNC=1 train 1 c && cmp "$scratch"/runs/{a1,c}/checkpoints/step_*/open_clip_model.safetensors; }
 
 # ---- Speed --------------------------------------------------------------------------------------
-bench() {  # model, batch, precision, more options...: its last line, JSON
-  "$build/apps/bench" --step "$1" --batch-size "$2" --text-length 20 --precision "$3" --device cuda \
+bench() {  # GPUs, model, batch of each, precision, more options...: its last line, JSON
+  local count=$1
+  shift
+  on_gpus "$count" "$build/apps/bench" --step "$1" --batch-size "$2" --text-length 20 --precision "$3" --device cuda \
     --steps "$steps" --warmup "$warmup" --json "${@:4}" | tail -n 1
   return "${PIPESTATUS[0]}"
 }
 largest_batch() {  # model, precision: the largest power of two that fits
   local batch
   for batch in 8192 4096 2048 1024 512 256 128 64 32 16 8; do
-    if steps=1 warmup=1 bench "$1" "$batch" "$2" >/dev/null 2>"$scratch/error"; then
+    if steps=1 warmup=1 bench 1 "$1" "$batch" "$2" >/dev/null 2>"$scratch/error"; then
       echo "$batch"
       return 0
     fi
@@ -115,27 +134,29 @@ largest_batch() {  # model, precision: the largest power of two that fits
   cat "$scratch/error"
   return 1
 }
-time_model() {  # model[:batch], precision: one row of the table in $scratch/row
-  local model=${1%%:*} batch=${1#*:} line
+time_model() {  # model[:batch], precision, GPUs: one row of the table in $scratch/row
+  local count=$3 model=${1%%:*} batch=${1#*:} line
   if [[ $batch == "$1" ]]; then batch=$(largest_batch "$model" "$2") || { echo "$batch"; return 1; }; fi
-  line=$(bench "$model" "$batch" "$2" --profile) || return 1
+  line=$(bench "$count" "$model" "$batch" "$2" --profile) || return 1
   echo "$batch" >"$scratch/batch"
+  (( count > 1 )) || field pairs_per_s "$line" >"$scratch/speed"
   local kinds
   kinds=$(sed 's/.*"split_s":{\([^}]*\)}.*/\1/; s/"//g' <<<"$line" | tr ',' '\n' |
     awk -F: '{ name[NR] = $1; time[NR] = $2; total += $2 }
              END { for (i = 1; i <= NR; ++i) printf "  %s %.0f %%", name[i], 100 * time[i] / total }')
   awk -v model="${model##*/}" -v batch="$batch" -v precision="$2" -v step="$(field step_s "$line")" \
     -v speed="$(field pairs_per_s "$line")" -v tflops="$(field tflop_per_s "$line")" -v mfu="$(field mfu "$line")" \
-    -v kinds="$kinds" 'BEGIN {
+    -v kinds="$kinds" -v count="$count" -v one="$(<"$scratch/speed")" 'BEGIN {
+      if (count > 1) scaling = sprintf("  efficiency %.1f %%", 100 * speed / (count * one))
       share = mfu == "null" ? "-" : sprintf("%.1f %%", 100 * mfu)
-      printf "    %-12s %-5s batch %-5d %9.4f s %10.1f pairs/s %8.2f TFLOP/s  MFU %-7s%s\n",
-             model, precision, batch, step, speed, tflops, share, kinds }' >"$scratch/row"
+      printf "    %-12s %-5s %d x batch %-5d %9.4f s %10.1f pairs/s %8.2f TFLOP/s  MFU %-7s%s%s\n",
+             model, precision, count, batch, step, speed, tflops, share, scaling, kinds }' >"$scratch/row"
 }
 median() { sort -g | awk '{ x[NR] = $1 } END { print x[int((NR + 1) / 2)] }'; }
 beside_peer() {  # model, batch, precision: both in turn, then the ratio of medians
   local ours=() theirs=() line
   for (( i = 0; i < rounds; ++i )); do
-    line=$(bench "$1" "$2" "$3") || return 1
+    line=$(bench 1 "$1" "$2" "$3") || return 1
     ours+=("$(field step_s "$line")")
     line=$("$python" tests/peers/open_clip_step.py "$1" "$2" 20 "$3" "$steps" | tail -n 1) || return 1
     theirs+=("$(field step_s "$line")")
@@ -149,24 +170,29 @@ beside_peer() {  # model, batch, precision: both in turn, then the ratio of medi
 # ---- The stages ---------------------------------------------------------------------------------
 say "gpu-check   $(date -u '+%F %R') UTC, $(git rev-parse --short HEAD 2>/dev/null || echo 'no commit')"
 show_device
-gpu_tests=(tests/cuda_*_test.cpp)
-gpu_tests=("${gpu_tests[@]/#/$build/}")
-gpu_tests=("${gpu_tests[@]%.cpp}")
 finish() {
   say "$passed passed, $failed failed"
   (( failed == 0 ))
   exit
 }
-stage 'builds' $make all "${gpu_tests[@]}" || finish
+stage 'builds' $make gpu-programs || finish
+gpu_tests=("$build"/tests/cuda_*_test)
+[[ -e $build/tests/cuda_ranks_test ]] || several=()  # a build without NCCL or MPI
 stage 'a GPU that works is there' "$build/apps/bench" --infer "$scratch/small.json" --batch-size 2 --text-length 5 \
   --steps 1 --warmup 0 --device cuda || finish
 for program in "${gpu_tests[@]}"; do
+  [[ $program != */cuda_ranks_test ]] || continue  # below
   stage "${program##*/}: the same as the CPU, F32 and BF16" tests/run_tests.sh "$program"
 done
 stage 'the ordinary tests with the GPU present' $make test SIM_KINDS= ${ordinary:+TESTS="$ordinary"}
-stage 'two training runs leave checkpoints of equal bits' two_equal_runs
+stage 'two training runs leave checkpoints of equal bits' two_equal_runs 1
 stage 'a run that waits for every kernel leaves the same' synchronised_run
-# Runs of several ranks, one GPU each, belong here: against one rank, and against themselves.
+(( ${#several[@]} > 0 )) || skip 'ranks with a GPU each' "${gpus:-0} GPUs, or no mpirun, MPI or NCCL"
+for count in "${several[@]}"; do
+  stage "$count ranks: collectives; training as on one GPU, and twice the same" \
+    on_gpus "$count" "$build/tests/cuda_ranks_test" --gtest_filter='OnGpuRanks.*'
+  stage "$count ranks: two training runs leave checkpoints of equal bits" two_equal_runs "$count"
+done
 
 sanitized='EveryOpOnGpu.GivesTheOutputsAndGradientsOfTheCpu*:*/EveryOpOnGpu.GivesTheOutputsAndGradientsOfTheCpu/*'
 for tool in memcheck racecheck initcheck synccheck; do
@@ -188,7 +214,12 @@ for model in $models; do
     title=${model##*/}
     title="${title%%:*} in $precision"
     rm -f "$scratch/batch"
-    stage "speed of $title" time_model "$model" "$precision" && tee -a "$file" <"$scratch/row"
+    stage "speed of $title" time_model "$model" "$precision" 1 && tee -a "$file" <"$scratch/row"
+    for count in "${several[@]}"; do
+      [[ -e $scratch/batch ]] || continue
+      stage "speed of $title on $count GPUs" time_model "${model%%:*}:$(<"$scratch/batch")" "$precision" "$count" &&
+        tee -a "$file" <"$scratch/row"
+    done
     title="open_clip's $title beside it"
     if [[ ! -e $scratch/batch || $model == *.json* ]]; then
       skip "$title" "${sim:+the simulator has }no speed to compare"

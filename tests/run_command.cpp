@@ -62,10 +62,12 @@ std::string mpirun_line(int64_t ranks) {
   return line;
 }
 
-CommandResult run_tests_on_ranks(int64_t ranks, const std::string& filter) {
+CommandResult run_tests_on_ranks(int64_t ranks, const std::string& filter,
+                                 const std::string& environment) {
   // Every rank would take all cores, and they would wait for each other's threads.
-  return run_command(concat("OMP_NUM_THREADS=1 ", mpirun_line(ranks), "/proc/", ::getpid(),
-                            "/exe --gtest_also_run_disabled_tests --gtest_filter='", filter, "'"));
+  return run_command(concat(environment, " OMP_NUM_THREADS=1 ", mpirun_line(ranks), "/proc/",
+                            ::getpid(), "/exe --gtest_also_run_disabled_tests --gtest_filter='",
+                            filter, "'"));
 }
 
 }  // namespace clip

@@ -29,6 +29,8 @@ std::vector<std::string> mpirun(int64_t ranks);
 std::string mpirun_line(int64_t ranks);
 
 /// Runs tests of the calling program, disabled ones too, on ranks that mpirun starts.
-CommandResult run_tests_on_ranks(int64_t ranks, const std::string& filter);
+/// environment    NAME=value, for the shell
+CommandResult run_tests_on_ranks(int64_t ranks, const std::string& filter,
+                                 const std::string& environment = "");
 
 }  // namespace clip

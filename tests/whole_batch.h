@@ -13,7 +13,8 @@
 namespace clip {
 
 /// Rows [begin, end) of an endless batch of noise and captions of 2 ... 9 tokens, in micro-batches.
-inline std::vector<Batch> rows_of_batch(int64_t step, int64_t begin, int64_t end, int64_t parts) {
+inline std::vector<Batch> rows_of_batch(int64_t step, int64_t begin, int64_t end, int64_t parts,
+                                        Backend& backend = cpu_backend()) {
   HostBatch batch;
   for (int64_t row = begin; row < end; ++row) {
     Random random(static_cast<uint64_t>(step), static_cast<uint64_t>(row));
@@ -25,14 +26,14 @@ inline std::vector<Batch> rows_of_batch(int64_t step, int64_t begin, int64_t end
     caption.push_back(63);
     batch.tokens.push_back(caption);
   }
-  return to_device(batch, 24, cpu_backend(), parts);
+  return to_device(batch, 24, backend, parts);
 }
 
 /// Rows of this rank out of `pairs` of the global batch.
 inline std::vector<Batch> batch_of_rank(const Communicator& comm, int64_t step, int64_t pairs,
-                                        int64_t parts) {
+                                        int64_t parts, Backend& backend = cpu_backend()) {
   const int64_t rows = pairs / comm.size();
-  return rows_of_batch(step, comm.rank() * rows, (comm.rank() + 1) * rows, parts);
+  return rows_of_batch(step, comm.rank() * rows, (comm.rank() + 1) * rows, parts, backend);
 }
 
 /// What a gradient is of, and how it is computed.
@@ -58,6 +59,37 @@ inline std::vector<double> gradients_on_rank(Communicator& comm, int64_t pairs,
                  comm.rank() * pairs / comm.size());
   contrast_and_gradients(model, batches, comm);
   return to_doubles(model.parameters.gradients());
+}
+
+struct TwentySteps {
+  std::vector<double> losses;
+  Tensor parameters;  ///< F32, after the last step
+};
+
+/// Trains one block a tower (a simulated GPU is slow) in F32 for twenty steps of `pairs` pairs, over a
+/// communicator of the backend's tensors.
+inline TwentySteps twenty_steps_on_rank(Communicator& comm, int64_t pairs, int64_t micro_batches,
+                                        Backend& backend = cpu_backend()) {
+  ClipConfig config = tiny_config();
+  config.vision.layers = config.text.layers = 1;
+  ClipModel model(config, backend);
+  initialize(model.parameters, config, 3);
+  AdamW optimizer(model.parameters, {.max_norm = 1.0});
+  const LearningRate lr{.lr = 1e-3, .warmup_steps = 5, .total_steps = 20};
+  std::vector<double> losses;
+  for (int64_t step = 0; step < 20; ++step) {
+    const auto batch = batch_of_rank(comm, step, pairs, micro_batches, backend);
+    losses.push_back(train_step(model, optimizer, batch, lr.at(step), comm).loss());
+  }
+  return {losses, model.parameters.values()};
+}
+
+/// Expects losses that differ by where F32 sums are cut.
+inline void expect_losses(const std::vector<double>& actual, const std::vector<double>& expected,
+                          const std::string& split) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t step = 0; step < expected.size(); ++step)
+    EXPECT_NEAR(actual[step], expected[step], 1e-6 * expected[step]) << split << ", step " << step;
 }
 
 /// Expects the largest difference to be at most `tolerance` times the largest value.

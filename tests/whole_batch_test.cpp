@@ -48,27 +48,14 @@ TEST(LockedTowers, LeaveTheGradientsOfTheOtherTowerAsTheyAreAtAnySplit) {
 
 std::vector<double> losses_of_twenty_steps(const Split& split) {
   return on_ranks(split.ranks, [&](Communicator& comm) {
-    ClipModel model(tiny_config(), cpu_backend());
-    initialize(model.parameters, model.clip.config, 3);
-    AdamW optimizer(model.parameters, {.max_norm = 1.0});
-    const LearningRate lr{.lr = 1e-3, .warmup_steps = 5, .total_steps = 20};
-    std::vector<double> losses;
-    for (int64_t step = 0; step < 20; ++step) {
-      const auto batch = batch_of_rank(comm, step, 24, split.micro_batches);
-      losses.push_back(train_step(model, optimizer, batch, lr.at(step), comm).loss());
-    }
-    return losses;
+    return twenty_steps_on_rank(comm, 24, split.micro_batches).losses;
   })[0];
 }
 
 TEST(WholeBatch, TrainsWithTheLossesOfOneProcess) {
   const auto expected = losses_of_twenty_steps({1, 1});
-  for (const Split split : {Split{3, 1}, Split{1, 4}, Split{2, 3}}) {
-    const auto actual = losses_of_twenty_steps(split);
-    for (size_t step = 0; step < expected.size(); ++step)
-      EXPECT_NEAR(actual[step], expected[step], 1e-6 * expected[step])
-          << split.ranks << " ranks, step " << step;
-  }
+  for (const Split split : {Split{3, 1}, Split{1, 4}, Split{2, 3}})
+    expect_losses(losses_of_twenty_steps(split), expected, concat(split.ranks, " ranks"));
 }
 
 std::vector<Split> grid() {

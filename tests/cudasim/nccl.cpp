@@ -145,6 +145,16 @@ void add_in_order(ncclComm& comm, void* to, const void* from, int64_t count) {
 }  // namespace
 }  // namespace cudasim
 
+// A GPU works while the host waits in MPI: the other ranks' collectives may need it before they come
+// there. MPI lets its functions be replaced so.
+int MPI_Waitall(int count, MPI_Request requests[], MPI_Status statuses[]) {
+  {
+    const std::lock_guard<std::recursive_mutex> lock(cudasim::runtime_mutex());
+    cudasim::synchronize_device();
+  }
+  return PMPI_Waitall(count, requests, statuses);
+}
+
 using cudasim::Call;
 
 const char* ncclGetErrorString(ncclResult_t result) {
