@@ -44,7 +44,7 @@ po::options_description option_list() {
     ("skip-broken", po::bool_switch(), "leave out pictures that cannot be read, and name them, instead of stopping")
     ("raw", po::bool_switch(), "features as the projection gives them, not of unit length")
     ("json", po::bool_switch(), "print what was done and how fast as JSON, on standard output")
-    ("batch-size", number(64), "rows that the tower takes at once")
+    ("batch-size", number(32), "rows that the tower takes at once")
     ("workers", number(2), "threads that read pictures ahead; 0: none")
     ("precision", po::value<std::string>()->default_value("fp32"), "fp32, bf16 or auto (bf16 where the device has "
                                                                    "instructions for it)")
