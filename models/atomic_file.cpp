@@ -156,6 +156,19 @@ void AtomicFile::write(const void* data, int64_t bytes) {
   }
 }
 
+void AtomicFile::rewrite(int64_t offset, const void* data, int64_t bytes) {
+  const char* rest = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t written =
+        ::pwrite(file_.number(), rest, static_cast<size_t>(bytes), static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail("write", path_, errno);
+    rest += written;
+    offset += written;
+    bytes -= written;
+  }
+}
+
 void AtomicFile::commit() {
   // A full disk may be told as late as here. Pipes and devices cannot be synced: EINVAL.
   if (::fsync(file_.number()) != 0 && (errno != EINVAL || !temporary_.empty()))

@@ -39,6 +39,8 @@ class AtomicFile {
   ~AtomicFile();
 
   void write(const void* data, int64_t bytes);
+  /// Writes over bytes that are written already; not in a pipe.
+  void rewrite(int64_t offset, const void* data, int64_t bytes);
   void commit();
 
  private:

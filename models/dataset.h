@@ -96,6 +96,11 @@ struct ClassFolder {
   std::vector<Picture> pictures;     ///< by class, then by path
 };
 
+/// Every picture of a folder and its subfolders, sorted by path; hidden ones and links to folders
+/// are left out.
+/// throws    clip::Error if a folder is missing or cannot be read
+std::vector<std::string> pictures_under(const std::string& path);
+
 /// throws    clip::Error if the folder is missing, has no subfolder, or one holds no picture
 ClassFolder read_class_folder(const std::string& path);
 

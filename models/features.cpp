@@ -18,11 +18,8 @@ Tensor in_batches(const Clip& clip, int64_t count, Communicator* ranks,
   TapePause inference;
   for (int64_t begin = share.begin; begin < std::min(share.end, count); begin += kBatch) {
     const int64_t end = std::min(begin + kBatch, count);
-    const Tensor features = l2_normalize(encode(begin, end)).value();
-    Tensor single = Tensor::empty(features.backend(), features.shape(), DType::kF32);
-    features.backend().convert(single, features);
-    Tensor rows = mine.slice(begin - share.begin, end - share.begin);
-    single.copy_to_host(rows.raw());
+    const std::vector<float> features = on_host(l2_normalize(encode(begin, end)).value());
+    mine.slice(begin - share.begin, end - share.begin).copy_from_host(features.data());
   }
   if (ranks == nullptr) return mine.slice(0, count);
   return gather_shares(mine, count, *ranks);
@@ -73,6 +70,12 @@ Tensor text_features(const Clip& clip, const Tokenizer& tokenizer,
               tokenizer.tokenize(texts[static_cast<size_t>(i)], clip.config.text.context_length));
         return clip.encode_text(pack_tokens(tokens, clip.logit_scale.backend()));
       });
+}
+
+std::vector<float> on_host(const Tensor& features) {
+  Tensor single = Tensor::empty(features.backend(), features.shape(), DType::kF32);
+  features.backend().convert(single, features);
+  return single.to_vector<float>();
 }
 
 Tensor cosines(const Tensor& a, const Tensor& b) {

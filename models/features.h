@@ -33,6 +33,9 @@ Tensor image_features(const Clip& clip, int64_t count, const std::function<Image
 Tensor text_features(const Clip& clip, const Tokenizer& tokenizer,
                      const std::vector<std::string>& texts, Communicator* ranks = nullptr);
 
+/// Features [N, E] of any float dtype and device as F32 on the host.
+std::vector<float> on_host(const Tensor& features);
+
 /// Cosines of all rows of a [N, E] with all rows of b [M, E]; returns [N, M].
 Tensor cosines(const Tensor& a, const Tensor& b);
 

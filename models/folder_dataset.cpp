@@ -114,6 +114,14 @@ std::unique_ptr<Dataset> open_folder_dataset(const std::string& path) {
   return std::make_unique<FolderDataset>(path);
 }
 
+std::vector<std::string> pictures_under(const std::string& path) {
+  check_folder(path);
+  std::vector<std::string> files = files_under(path);
+  std::erase_if(files,
+                [](const std::string& file) { return !is_picture_extension(extension_of(file)); });
+  return files;
+}
+
 ClassFolder read_class_folder(const std::string& path) {
   check_folder(path);
   ClassFolder folder;
@@ -123,11 +131,8 @@ ClassFolder read_class_folder(const std::string& path) {
   for (size_t label = 0; label < folder.classes.size(); ++label) {
     const std::string class_path = (fs::path(path) / folder.classes[label]).string();
     const size_t before = folder.pictures.size();
-    for (const std::string& file : files_under(class_path)) {
-      if (is_picture_extension(extension_of(file))) {
-        folder.pictures.push_back({file, static_cast<int64_t>(label)});
-      }
-    }
+    for (const std::string& file : pictures_under(class_path))
+      folder.pictures.push_back({file, static_cast<int64_t>(label)});
     CLIP_CHECK(folder.pictures.size() > before, "the class folder ", class_path,
                " holds no picture (", kPictureExtensions, ")");
   }
