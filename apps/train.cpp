@@ -63,6 +63,10 @@ void train(int argc, const char* const* argv) {
             << "\nrun         " << run.path() << ", " << total - state.step << " steps of "
             << options.batch_size * options.accum_freq << " pairs\n";
 
+  if (source.config.vision.is_resnet() && options.accum_freq > 1)
+    std::cout << "batch norm  each micro-batch of " << options.batch_size
+              << " pairs is normalised by itself: a larger --batch-size is not the same model\n";
+
   const bool goes_on = options.same_run && !options.resume_checkpoint.empty();
   std::string last_saved = goes_on ? run.checkpoint(state.step) : "";
   const auto save = [&] {

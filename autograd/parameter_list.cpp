@@ -2,19 +2,40 @@
 
 namespace clip {
 
-void ParameterList::add(const std::string& name, const Variable& variable) {
-  for (const Parameter& parameter : parameters_)
+namespace {
+
+/// Adds to one of the lists; names of parameters and buffers share a file but never meet.
+void add_to(std::vector<Parameter>& list, const std::string& name, const Variable& variable) {
+  for (const Parameter& parameter : list)
     CLIP_CHECK(parameter.name != name, "[ParameterList] two parameters are called ", name);
-  parameters_.push_back({name, variable, 0});
+  list.push_back({name, variable, 0});
 }
 
-void ParameterList::allocate(Backend& backend, DType dtype) {
+/// Gives each its place in a flat buffer, the last added first; returns the buffer's size.
+int64_t lay_out(std::vector<Parameter>& list) {
   int64_t total = 0;
-  for (auto parameter = parameters_.rbegin(); parameter != parameters_.rend(); ++parameter) {
+  for (auto parameter = list.rbegin(); parameter != list.rend(); ++parameter) {
     parameter->offset = total;
     const int64_t size = parameter->variable.shape().numel();
     total += (size + kParameterBlock - 1) / kParameterBlock * kParameterBlock;
   }
+  return total;
+}
+
+}  // namespace
+
+void ParameterList::add(const std::string& name, const Variable& variable) {
+  add_to(parameters_, name, variable);
+}
+
+void ParameterList::add_buffer(const std::string& name, const Variable& variable) {
+  add_to(buffers_, name, variable);
+}
+
+void ParameterList::allocate(Backend& backend, DType dtype) {
+  const int64_t total = lay_out(parameters_);
+  buffer_values_ = Tensor::zeros(backend, {lay_out(buffers_)}, sum_dtype(dtype));
+  for (const Parameter& buffer : buffers_) buffer.variable.bind(view(buffer_values_, buffer), {});
   values_ = Tensor::zeros(backend, {total}, sum_dtype(dtype));
   if (dtype == DType::kBF16) rounded_values_ = Tensor::zeros(backend, {total}, dtype);
   for (const Parameter& parameter : parameters_) bind(parameter);

@@ -26,6 +26,10 @@ class ParameterList {
   /// Takes part in the list under this name; throws clip::Error if the name is taken.
   void add(const std::string& name, const Variable& variable);
 
+  /// What belongs to the model and its checkpoints but is not trained: BatchNorm's running statistics.
+  /// Kept in F32 with BF16; no gradient, no optimizer, not counted.
+  void add_buffer(const std::string& name, const Variable& variable);
+
   /// Allocates the values (zero) and binds the Variables to them, or to their BF16 copy.
   void allocate(Backend& backend, DType dtype);
   /// Adds gradients and moments, all zero. Not needed for inference.
@@ -33,10 +37,12 @@ class ParameterList {
   bool has_training_state() const { return gradients_.defined(); }
 
   const std::vector<Parameter>& parameters() const { return parameters_; }  ///< in the order added
+  const std::vector<Parameter>& buffers() const { return buffers_; }
   const Variable& find(const std::string& name) const;  ///< throws clip::Error if there is none
   int64_t count() const;                                ///< number of scalars, padding left out
 
-  Tensor& values() { return values_; }  ///< [total]
+  Tensor& values() { return values_; }                ///< [total]
+  Tensor& buffer_values() { return buffer_values_; }  ///< [their total]
   /// The BF16 copy [total]; undefined with other dtypes.
   Tensor& rounded_values() { return rounded_values_; }
   /// Renews the copy, if there is one, after values() were written by anybody but the optimizer.
@@ -56,8 +62,9 @@ class ParameterList {
  private:
   void bind(const Parameter& parameter) const;
 
-  std::vector<Parameter> parameters_;
+  std::vector<Parameter> parameters_, buffers_;
   Tensor values_, rounded_values_, gradients_, first_moments_, second_moments_;
+  Tensor buffer_values_;
 };
 
 }  // namespace clip

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <variant>
 
 #include "models/config.h"
+#include "models/modified_resnet.h"
 #include "models/transformer.h"
 
 namespace clip {
@@ -18,10 +21,14 @@ struct VisionTransformer {
   Variable conv1;                 // [C, 3, K, K]
   Variable class_embedding;       // [C]
   Variable positional_embedding;  // [P + 1, C]
-  LayerNorm ln_pre;
+  std::optional<LayerNorm> ln_pre;
   Transformer transformer;
   LayerNorm ln_post;
   Variable proj;  // [C, E]
+
+ private:
+  /// [N, C], normalised, from the tokens [N (P + 1), C]
+  Variable pooled(const Variable& tokens, int64_t images, const TowerOptions& options) const;
 };
 
 struct TextTransformer {
@@ -43,11 +50,14 @@ struct Clip {
   void collect(
       ParameterList& list) const;  ///< image tower, text tower, logit_scale: under OpenAI's names
 
-  Variable encode_image(const Tensor& images) const { return visual(images, towers); }
+  Variable encode_image(const Tensor& images) const { return encode_image(images, towers); }
+  Variable encode_image(const Tensor& images, const TowerOptions& options) const {
+    return std::visit([&](const auto& tower) { return tower(images, options); }, visual);
+  }
   Variable encode_text(const PackedTokens& tokens) const { return text(tokens, towers); }
 
   ClipConfig config;
-  VisionTransformer visual;
+  std::variant<VisionTransformer, ModifiedResNet> visual;
   TextTransformer text;
   Variable logit_scale;  // []
   TowerOptions towers;
@@ -62,8 +72,8 @@ struct ClipModel {
 };
 
 /// OpenAI's initialisation from counter-based random numbers: a tensor's values depend on (seed,
-/// name). Source: openai/CLIP clip/model.py, initialize_parameters; visual blocks and all Linear
-/// biases keep PyTorch's.
+/// name). Source: openai/CLIP clip/model.py, initialize_parameters; visual blocks, convolutions and all
+/// Linear biases keep PyTorch's.
 void initialize(ParameterList& parameters, const ClipConfig& config, uint64_t seed);
 
 }  // namespace clip

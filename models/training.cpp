@@ -32,19 +32,25 @@ struct Features {
   Variable image, text;  // [N, E], unit rows
 };
 
-Features encode(const Clip& clip, const Batch& batch) {
-  return {l2_normalize(clip.encode_image(batch.images)),
+using Running = BatchNormMode::Running;
+
+/// In training: a BatchNorm normalises by the batch, all ranks' rows of it.
+Features encode(const Clip& clip, const Batch& batch, Communicator& comm, Running running) {
+  TowerOptions options = clip.towers;
+  options.batch_norm = {&comm, running};
+  return {l2_normalize(clip.encode_image(batch.images, options)),
           l2_normalize(clip.encode_text(batch.tokens))};
 }
 
 /// Rows of all micro-batches, computed without a tape; leaves, so that the loss leaves its gradient
-/// there.
-Features encode_without_tape(const Clip& clip, const std::vector<Batch>& micro_batches) {
+/// there. This pass moves the running statistics, once for each micro-batch.
+Features encode_without_tape(const Clip& clip, const std::vector<Batch>& micro_batches,
+                             Communicator& comm) {
   TapePause pause;
   Tensor image, text;
   int64_t done = 0;
   for (const Batch& batch : micro_batches) {
-    const Features part = encode(clip, batch);
+    const Features part = encode(clip, batch, comm, Running::kMoved);
     Backend& backend = part.image.backend();
     const int64_t end = done + part.image.size(0);
     if (done == 0) {
@@ -79,7 +85,8 @@ void backward_of_rows(Tape& tape, const Features& part, const Features& all, int
 }  // namespace
 
 Contrast contrast(const Clip& clip, const Batch& batch, Communicator& comm) {
-  const auto [image_features, text_features] = encode(clip, batch);                        // [N, E]
+  const auto [image_features, text_features] =
+      encode(clip, batch, comm, Running::kMoved);                                          // [N, E]
   const Variable loss = clip_loss(image_features, text_features, clip.logit_scale, comm);  // []
   return {loss, image_features, text_features};
 }
@@ -94,7 +101,7 @@ Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micr
     result = contrast(model.clip, micro_batches[0], comm);
     tape.backward(result.loss, ready);
   } else {
-    const Features all = encode_without_tape(model.clip, micro_batches);
+    const Features all = encode_without_tape(model.clip, micro_batches, comm);
     {
       Tape tape;
       const Variable loss = clip_loss(all.image, all.text, model.clip.logit_scale, comm);
@@ -104,7 +111,7 @@ Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micr
     int64_t begin = 0;
     for (const Batch& batch : micro_batches) {
       Tape tape;
-      const Features part = encode(model.clip, batch);
+      const Features part = encode(model.clip, batch, comm, Running::kLeft);
       const int64_t end = begin + part.image.size(0);
       const bool last = &batch == &micro_batches.back();
       backward_of_rows(tape, part, all, begin, end, last ? ready : Tape::Ready());
@@ -117,11 +124,13 @@ Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micr
 
 StepMetrics train_step(ClipModel& model, AdamW& optimizer, const std::vector<Batch>& micro_batches,
                        double lr, Communicator& comm) {
+  const Tensor running_statistics = model.parameters.buffer_values().clone();
   const Contrast result = contrast_and_gradients(model, micro_batches, comm);
   Tensor loss = result.loss.value();
   comm.all_reduce_sum(loss);
   comm.wait();
   const StepReport report = optimizer.step(lr);
+  if (report.skipped) loss.backend().copy(model.parameters.buffer_values(), running_statistics);
   Tensor logit_scale = model.clip.logit_scale.value();
   logit_scale.backend().clamp(logit_scale, 0.0, std::log(100.0));
   return {loss.item(), report.gradient_norm, report.skipped, result.image_features.value(),

@@ -23,7 +23,7 @@ struct Contrast {
   Variable text_features;   ///< [N, E], unit rows
 };
 
-/// Figure 3 of the paper: both towers, unit vectors, the symmetric cross-entropy over all ranks'
+/// Figure 3 of the paper, in training: both towers, unit vectors, the symmetric cross-entropy over all ranks'
 /// rows.
 Contrast contrast(const Clip& clip, const Batch& batch, Communicator& comm);
 
@@ -39,7 +39,9 @@ struct StepMetrics {
 /// The loss over all ranks' rows, and its gradient, summed over the ranks, in model.parameters.
 /// Several micro-batches give what their union would, in the memory of one: both towers run
 /// without a tape, the loss runs once over the global batch, and each micro-batch runs again from
-/// the gradient of its features. Source: Gao et al. 2021, arXiv:2101.06983 (GradCache).
+/// the gradient of its features. One exception: a BatchNorm normalises each micro-batch, over all
+/// ranks, by that micro-batch's statistics, since those of the union need all activations at once.
+/// Source: Gao et al. 2021, arXiv:2101.06983 (GradCache).
 Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micro_batches,
                                 Communicator& comm);
 

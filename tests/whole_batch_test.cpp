@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 
 #include "engine/random.h"
 #include "models/training.h"
@@ -15,12 +16,13 @@ struct Split {
   int64_t ranks, micro_batches;
 };
 
-/// Rows [begin, end) of an endless batch of noise and captions of 2 ... 9 tokens, in micro-batches.
-std::vector<Batch> rows_of_batch(int64_t step, int64_t begin, int64_t end, int64_t parts) {
+/// Rows of an endless batch of noise and captions of 2 ... 9 tokens, in micro-batches.
+std::vector<Batch> rows_of_batch(int64_t step, const std::vector<int64_t>& rows, int64_t parts,
+                                 int64_t size = 24) {
   HostBatch batch;
-  for (int64_t row = begin; row < end; ++row) {
+  for (const int64_t row : rows) {
     Random random(static_cast<uint64_t>(step), static_cast<uint64_t>(row));
-    for (int64_t i = 0; i < 24 * 24 * 3; ++i)
+    for (int64_t i = 0; i < size * size * 3; ++i)
       batch.images.push_back(static_cast<uint8_t>(random.bits()));
     std::vector<int32_t> caption = {62};
     for (uint64_t length = random.below(8); caption.size() <= length;)
@@ -28,14 +30,19 @@ std::vector<Batch> rows_of_batch(int64_t step, int64_t begin, int64_t end, int64
     caption.push_back(63);
     batch.tokens.push_back(caption);
   }
-  return to_device(batch, 24, cpu_backend(), parts);
+  return to_device(batch, size, cpu_backend(), parts);
+}
+
+std::vector<int64_t> range(int64_t begin, int64_t end) {
+  std::vector<int64_t> rows;
+  for (int64_t row = begin; row < end; ++row) rows.push_back(row);
+  return rows;
 }
 
 /// Rows of this rank out of `pairs` of the global batch.
-std::vector<Batch> batch_of_rank(const Communicator& comm, int64_t step, int64_t pairs,
-                                 int64_t parts) {
+std::vector<int64_t> rows_of_rank(const Communicator& comm, int64_t pairs) {
   const int64_t rows = pairs / comm.size();
-  return rows_of_batch(step, comm.rank() * rows, (comm.rank() + 1) * rows, parts);
+  return range(comm.rank() * rows, (comm.rank() + 1) * rows);
 }
 
 std::vector<double> gradients(const Split& split, int64_t pairs, Activations activations) {
@@ -44,7 +51,8 @@ std::vector<double> gradients(const Split& split, int64_t pairs, Activations act
     model.clip.towers.activations = activations;
     randomize(model.parameters);
     model.parameters.allocate_training_state();
-    contrast_and_gradients(model, batch_of_rank(comm, 0, pairs, split.micro_batches), comm);
+    contrast_and_gradients(model, rows_of_batch(0, rows_of_rank(comm, pairs), split.micro_batches),
+                           comm);
     return to_doubles(model.parameters.gradients());
   })[0];
 }
@@ -77,7 +85,7 @@ std::vector<double> losses_of_twenty_steps(const Split& split) {
     const LearningRate lr{.lr = 1e-3, .warmup_steps = 5, .total_steps = 20};
     std::vector<double> losses;
     for (int64_t step = 0; step < 20; ++step) {
-      const auto batch = batch_of_rank(comm, step, 24, split.micro_batches);
+      const auto batch = rows_of_batch(step, rows_of_rank(comm, 24), split.micro_batches);
       losses.push_back(train_step(model, optimizer, batch, lr.at(step), comm).loss);
     }
     return losses;
@@ -113,7 +121,58 @@ TEST(RecomputedActivations, GiveTheSameBits) {
             gradients({1, 1}, 6, Activations::kRecomputed));
 }
 
-TEST(ToDevice, RefusesMicroBatchesOfUnequalSize) { EXPECT_THROW(rows_of_batch(0, 0, 5, 2), Error); }
+/// Gradients and running statistics of a ResNet after one step of each rank's micro-batches.
+struct ResNetStep {
+  std::vector<double> gradients, running;
+  double batches = 0;  // that its statistics have seen
+};
+
+using RowsOfRank = std::function<std::vector<int64_t>(const Communicator&)>;
+
+ResNetStep resnet_step(const Split& split, const RowsOfRank& rows, Activations activations) {
+  return on_ranks(split.ranks, [&](Communicator& comm) {
+    ClipModel model(tiny_resnet_config(), cpu_backend(), DType::kF64);
+    model.clip.towers.activations = activations;
+    randomize(model.parameters);
+    model.parameters.allocate_training_state();
+    contrast_and_gradients(model, rows_of_batch(0, rows(comm), split.micro_batches, 64), comm);
+    const auto& stem = std::get<ModifiedResNet>(model.clip.visual).bn1;
+    return ResNetStep{to_doubles(model.parameters.gradients()),
+                      to_doubles(model.parameters.buffer_values()),
+                      stem.num_batches_tracked.value().item()};
+  })[static_cast<size_t>(split.ranks - 1)];
+}
+
+void expect_equal(const ResNetStep& actual, const ResNetStep& expected) {
+  expect_relative(actual.gradients, expected.gradients, 1e-12);  // roundings of 1e-16
+  expect_relative(actual.running, expected.running, 1e-12);
+  EXPECT_EQ(actual.batches, expected.batches);
+}
+
+TEST(ResNetOverRanks, GivesTheGradientsAndStatisticsOfOneProcess) {
+  const auto rows = [](const Communicator& comm) { return rows_of_rank(comm, 6); };
+  const ResNetStep expected = resnet_step({1, 1}, rows, Activations::kKept);
+  EXPECT_EQ(expected.batches, 1);
+  for (const int64_t ranks : {2, 3})
+    for (const Activations activations : {Activations::kKept, Activations::kRecomputed})
+      expect_equal(resnet_step({ranks, 1}, rows, activations), expected);
+}
+
+TEST(ResNetOverRanks, NormalisesEachMicroBatchOverAllRanksAndMovesStatisticsOnceForIt) {
+  // One process whose micro-batches hold what those of two ranks hold together.
+  const auto together = [](const Communicator&) {
+    return std::vector<int64_t>{0, 1, 4, 5, 2, 3, 6, 7};
+  };
+  const auto rows = [](const Communicator& comm) { return rows_of_rank(comm, 8); };
+  const ResNetStep expected = resnet_step({1, 2}, together, Activations::kKept);
+  EXPECT_EQ(expected.batches, 2);
+  for (const Activations activations : {Activations::kKept, Activations::kRecomputed})
+    expect_equal(resnet_step({2, 2}, rows, activations), expected);
+}
+
+TEST(ToDevice, RefusesMicroBatchesOfUnequalSize) {
+  EXPECT_THROW(rows_of_batch(0, range(0, 5), 2), Error);
+}
 
 }  // namespace
 }  // namespace clip
