@@ -27,13 +27,15 @@ __global__ void __launch_bounds__(kBlockThreads)
   if (item >= items) return;
   const int64_t channel = item % w.vectors * kVector<T>, pixel = item / w.vectors;
   const int64_t row = pixel / w.width, column = pixel % w.width, left = w.channels - channel;
+  const int64_t per_row = w.width * w.columns * w.channels;
+  const T* from = x + row * w.rows * per_row + column * w.columns * w.channels + channel;
   float sums[kVector<T>] = {};
-  for (int64_t i = 0; i < w.rows * w.columns; ++i) {
-    const int64_t from =
-        (row * w.rows + i / w.columns) * w.width * w.columns + column * w.columns + i % w.columns;
-    float values[kVector<T>];
-    load_vector(values, x + from * w.channels + channel, left);
-    for (int j = 0; j < kVector<T>; ++j) sums[j] += values[j];
+  for (int64_t i = 0; i < w.rows; ++i) {
+    for (int64_t j = 0; j < w.columns; ++j) {
+      float values[kVector<T>];
+      load_vector(values, from + i * per_row + j * w.channels, left);
+      for (int k = 0; k < kVector<T>; ++k) sums[k] += values[k];
+    }
   }
   const float share = 1.0f / static_cast<float>(w.rows * w.columns);
   for (int j = 0; j < kVector<T>; ++j) sums[j] *= share;
