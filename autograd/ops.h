@@ -21,6 +21,10 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias 
 /// x [N, C], weight [C, E]; returns [N, E], F32 if x is BF16: features are kept exact
 Variable project(const Variable& x, const Variable& weight);
 
+/// y = x Wᵀ + b: the ResNet's projection, stored like any other weight.
+/// x [N, C], weight [E, C], bias [E]; returns [N, E], F32 if x is BF16
+Variable project(const Variable& x, const Variable& weight, const Variable& bias);
+
 /// Rows [begin, end) of the leading axis: one of q, k, v out of in_proj_weight or in_proj_bias.
 Variable slice_rows(const Variable& x, int64_t begin, int64_t end);
 

@@ -95,13 +95,13 @@ Variable AttentionPool::operator()(const Variable& x) const {
   const Tensor first_rows = ramp(x.backend(), images, count);
   const Sequences sequences{ramp(x.backend(), images + 1, 1), ramp(x.backend(), images + 1, count),
                             1, count};
-  const auto project_by = [](const Variable& rows, const Linear& proj) {
+  const auto apply = [](const Linear& proj, const Variable& rows) {
     return linear(rows, proj.weight, proj.bias);
   };
-  const Variable query = project_by(gather_rows(tokens, first_rows), q_proj);
-  const Variable attended = attention(query, project_by(tokens, k_proj), project_by(tokens, v_proj),
-                                      sequences, {.heads = heads});
-  return project_by(attended, c_proj);
+  const Variable query = apply(q_proj, gather_rows(tokens, first_rows));
+  const Variable attended =
+      attention(query, apply(k_proj, tokens), apply(v_proj, tokens), sequences, {.heads = heads});
+  return project(attended, c_proj.weight, c_proj.bias);
 }
 
 ModifiedResNet::ModifiedResNet(const VisionConfig& config_, int64_t embed_dim)

@@ -137,6 +137,8 @@ std::vector<OpCase> make_op_cases() {
        [](auto& in) { return Outputs{linear(in[0], in[1])}; }},
       {"project", {{31, 33}, {33, 7}}, {{256, 192}, {192, 256}},
        [](auto& in) { return Outputs{project(in[0], in[1])}; }, product_flop},
+      {"project_with_bias", {{31, 33}, {7, 33}, {7}}, {},
+       [](auto& in) { return Outputs{project(in[0], in[1], in[2])}; }},
       {"slice_rows_in_two", {{33, 7}}, {},
        [](auto& in) { return Outputs{slice_rows(in[0], 0, 12), slice_rows(in[0], 12, 33)}; }},
       {"slice_rows_of_bias", {{33}}, {},
