@@ -1,6 +1,8 @@
 // BatchNorm with the ReLU and the residual sum after it. Moments are taken of segments of rows, twice
 // over each while it lies in the cache, and joined in order; those of ranks are joined the same way.
 #include <cmath>
+#include <type_traits>
+#include <vector>
 
 #include "engine/cpu/bfloat16.h"
 #include "engine/cpu/cpu_backend.h"
@@ -60,24 +62,85 @@ Moments join(const Sum* parts, int64_t rows, int64_t part_rows, int64_t width, i
   return all;
 }
 
-/// One row forward; residual and bias may be null.
-template <bool kRelu, class T>
-void forward_row(T* y, const T* x, const T* residual, const SumOf<T>* mean, const SumOf<T>* rstd,
-                 const T* weight, const T* bias, int64_t width) {
+/// What a row needs of its columns: statistics, and the affine part, absent biases being 0.
+template <class T>
+struct Affine {
+  const SumOf<T>*mean, *rstd, *gain, *bias;
+};
+
+/// One row forward; residual is read where there is one.
+template <bool kResidual, bool kRelu, class T>
+void forward_row(T* y, const T* x, const T* residual, const Affine<T>& affine, int64_t width) {
+  const SumOf<T>*mean = affine.mean, *gain = affine.gain, *bias = affine.bias;
 #pragma omp simd
   for (int64_t c = 0; c < width; ++c) {
-    SumOf<T> value = (to_real(x[c]) - mean[c]) * (rstd[c] * to_real(weight[c]));
-    if (bias != nullptr) value += to_real(bias[c]);
-    if (residual != nullptr) value += to_real(residual[c]);
-    if (kRelu && !(value > 0)) value = value != value ? value : SumOf<T>(0);  // a NaN stays visible
+    SumOf<T> value = (to_real(x[c]) - mean[c]) * gain[c] + bias[c];
+    if constexpr (kResidual) value += to_real(residual[c]);
+    if constexpr (kRelu) value = value < 0 ? SumOf<T>(0) : value;  // a NaN stays visible
     assign(y[c], value);
   }
 }
 
-/// dy where y is positive; y null: everywhere.
+/// dy, with ReLU where y is positive.
+template <bool kRelu, class T>
+SumOf<T> through_relu(const T* dy, const T* y, int64_t c) {
+  if constexpr (kRelu) return to_real(y[c]) > 0 ? to_real(dy[c]) : SumOf<T>(0);
+  return to_real(dy[c]);
+}
+
+/// products += g x^, gradients += g for one row.
+template <bool kRelu, class T>
+void add_row_sums(SumOf<T>* products, SumOf<T>* gradients, const T* dy, const T* x, const T* y,
+                  const Affine<T>& affine, int64_t width) {
+  const SumOf<T>*mean = affine.mean, *rstd = affine.rstd;
+#pragma omp simd
+  for (int64_t c = 0; c < width; ++c) {
+    const SumOf<T> g = through_relu<kRelu>(dy, y, c);
+    products[c] += g * (to_real(x[c]) - mean[c]) * rstd[c];
+    gradients[c] += g;
+  }
+}
+
+/// dx (+)= gain (g - mean_g - x^ mean_product) for one row; means [C] over all that was normalised
+/// together.
+template <bool kRelu, class T>
+void backward_row(T* dx, const T* dy, const T* x, const T* y, const Affine<T>& affine,
+                  const SumOf<T>* mean_product, const SumOf<T>* mean_g, bool add, int64_t width) {
+  const SumOf<T>*mean = affine.mean, *rstd = affine.rstd, *gain = affine.gain;
+#pragma omp simd
+  for (int64_t c = 0; c < width; ++c) {
+    const SumOf<T> xhat = (to_real(x[c]) - mean[c]) * rstd[c];
+    const SumOf<T> g = through_relu<kRelu>(dy, y, c);
+    const SumOf<T> gradient = gain[c] * (g - mean_g[c] - xhat * mean_product[c]);
+    assign(dx[c], add ? to_real(dx[c]) + gradient : gradient);
+  }
+}
+
+template <bool kRelu, class T>
+void residual_row(T* dresidual, const T* dy, const T* y, int64_t width) {
+#pragma omp simd
+  for (int64_t c = 0; c < width; ++c) assign(dresidual[c], through_relu<kRelu>(dy, y, c));
+}
+
+/// gain = rstd weight and the bias, side by side.
 template <class T>
-SumOf<T> through_relu(const T* dy, const T* y, int64_t at) {
-  return y == nullptr || to_real(y[at]) > 0 ? to_real(dy[at]) : SumOf<T>(0);
+std::vector<SumOf<T>> gain_and_bias(const Tensor& statistics, const Tensor& weight,
+                                    const Tensor& bias) {
+  const int64_t width = statistics.width();
+  const SumOf<T>* rstd = statistics.data<SumOf<T>>() + width;
+  const T *gain = weight.data<T>(), *shift = optional_data<T>(bias);
+  std::vector<SumOf<T>> values(static_cast<size_t>(2 * width), SumOf<T>(0));
+  for (int64_t c = 0; c < width; ++c) {
+    values[static_cast<size_t>(c)] = rstd[c] * to_real(gain[c]);
+    if (shift != nullptr) values[static_cast<size_t>(width + c)] = to_real(shift[c]);
+  }
+  return values;
+}
+
+/// body(true_type or false_type): loops with a condition inside are not vectorised.
+template <class Body>
+void for_flag(bool flag, const Body& body) {
+  flag ? body(std::true_type{}) : body(std::false_type{});
 }
 
 }  // namespace
@@ -131,16 +194,18 @@ void CpuBackend::batch_norm_relu_forward(Tensor& y, const Tensor& x, const Tenso
   for_float("batch_norm_relu", x.dtype(), [&]<class T>(T) {
     const int64_t width = x.width();
     T* out = y.data<T>();
-    const T *in = x.data<T>(), *added = optional_data<T>(residual), *gain = weight.data<T>(),
-            *shift = optional_data<T>(bias);
+    const T *in = x.data<T>(), *added = optional_data<T>(residual);
     const SumOf<T>* mean = statistics.data<SumOf<T>>();
-    for_segments(x.rows(), [=](int64_t, int64_t first, int64_t last) {
-      for (int64_t row = first; row < last; ++row) {
-        const int64_t at = row * width;
-        const T* residual_row = added == nullptr ? nullptr : added + at;
-        const auto run = relu == Relu::kYes ? forward_row<true, T> : forward_row<false, T>;
-        run(out + at, in + at, residual_row, mean, mean + width, gain, shift, width);
-      }
+    const auto constants = gain_and_bias<T>(statistics, weight, bias);
+    const Affine<T> affine{mean, mean + width, constants.data(), constants.data() + width};
+    for_flag(added != nullptr, [&](auto has_residual) {
+      for_flag(relu == Relu::kYes, [&](auto has_relu) {
+        for_segments(x.rows(), [&](int64_t, int64_t first, int64_t last) {
+          for (int64_t at = first * width; at < last * width; at += width)
+            forward_row<has_residual, has_relu>(out + at, in + at,
+                                                has_residual ? added + at : nullptr, affine, width);
+        });
+      });
     });
   });
 }
@@ -153,19 +218,16 @@ void CpuBackend::batch_norm_relu_sums(Tensor& sums, const Tensor& dy, const Tens
     Tensor partial = Tensor::empty(*this, {segments, 2 * width}, sums.dtype());
     Sum* partials = partial.data<Sum>();
     const T *dys = dy.data<T>(), *in = x.data<T>(), *ys = optional_data<T>(y);
-    const Sum *mean = statistics.data<Sum>(), *rstd = mean + width;
-    for_segments(rows, [=](int64_t segment, int64_t first, int64_t last) {
-      Sum *products = partials + 2 * segment * width, *gradients = products + width;
-      std::fill(products, products + 2 * width, Sum(0));
-      for (int64_t row = first; row < last; ++row) {
-        const int64_t at = row * width;
-#pragma omp simd
-        for (int64_t c = 0; c < width; ++c) {
-          const Sum g = through_relu(dys, ys, at + c);
-          products[c] += g * (to_real(in[at + c]) - mean[c]) * rstd[c];
-          gradients[c] += g;
-        }
-      }
+    const Sum* mean = statistics.data<Sum>();
+    const Affine<T> affine{mean, mean + width, nullptr, nullptr};
+    for_flag(ys != nullptr, [&](auto has_relu) {
+      for_segments(rows, [&](int64_t segment, int64_t first, int64_t last) {
+        Sum* products = partials + 2 * segment * width;
+        std::fill(products, products + 2 * width, Sum(0));
+        for (int64_t at = first * width; at < last * width; at += width)
+          add_row_sums<has_relu>(products, products + width, dys + at, in + at,
+                                 has_relu ? ys + at : nullptr, affine, width);
+      });
     });
     add_segments<Sum>(sums, partials, segments, 2 * width, Accumulate::kNo);
   });
@@ -179,32 +241,25 @@ void CpuBackend::batch_norm_relu_backward(Tensor& dx, Tensor& dresidual, const T
     using Sum = SumOf<T>;
     const int64_t width = x.width();
     T *out = optional_data<T>(dx), *residual_out = optional_data<T>(dresidual);
-    const T *dys = dy.data<T>(), *in = x.data<T>(), *ys = optional_data<T>(y),
-            *gain = weight.data<T>();
-    const Sum *mean = statistics.data<Sum>(), *rstd = mean + width,
-              *totals = optional_data<Sum>(sums);
-    const Sum share = totals == nullptr ? Sum(0) : Sum(1) / static_cast<Sum>(rows);
+    const T *dys = dy.data<T>(), *in = x.data<T>(), *ys = optional_data<T>(y);
+    const Sum *mean = statistics.data<Sum>(), *totals = optional_data<Sum>(sums);
+    const auto constants = gain_and_bias<T>(statistics, weight, {});
+    const Affine<T> affine{mean, mean + width, constants.data(), nullptr};
+    std::vector<Sum> means(static_cast<size_t>(2 * width), Sum(0));  // constant statistics: 0
+    for (size_t i = 0; totals != nullptr && i < means.size(); ++i)
+      means[i] = totals[i] / static_cast<Sum>(rows);
     const bool add = to_dx == Accumulate::kYes;
-    for_segments(x.rows(), [=](int64_t, int64_t first, int64_t last) {
-      for (int64_t row = first; row < last; ++row) {
-        const int64_t at = row * width;
-        if (out != nullptr) {
-#pragma omp simd
-          for (int64_t c = 0; c < width; ++c) {
-            Sum gradient = through_relu(dys, ys, at + c);
-            if (totals != nullptr) {
-              const Sum xhat = (to_real(in[at + c]) - mean[c]) * rstd[c];
-              gradient -= (totals[width + c] + xhat * totals[c]) * share;
-            }
-            gradient *= to_real(gain[c]) * rstd[c];
-            assign(out[at + c], add ? to_real(out[at + c]) + gradient : gradient);
-          }
+    for_flag(ys != nullptr, [&](auto has_relu) {
+      for_segments(x.rows(), [&](int64_t, int64_t first, int64_t last) {
+        for (int64_t at = first * width; at < last * width; at += width) {
+          const T* mask = has_relu ? ys + at : nullptr;
+          if (out != nullptr)
+            backward_row<has_relu>(out + at, dys + at, in + at, mask, affine, means.data(),
+                                   means.data() + width, add, width);
+          if (residual_out != nullptr)
+            residual_row<has_relu>(residual_out + at, dys + at, mask, width);
         }
-        if (residual_out == nullptr) continue;
-#pragma omp simd
-        for (int64_t c = 0; c < width; ++c)
-          assign(residual_out[at + c], through_relu(dys, ys, at + c));
-      }
+      });
     });
   });
 }

@@ -1,6 +1,6 @@
 // What turns a 3 x 3 convolution into a product: windows to rows and back, and the weight's axes.
 #include <algorithm>
-#include <type_traits>
+#include <vector>
 
 #include "engine/cpu/bfloat16.h"
 #include "engine/cpu/cpu_backend.h"
