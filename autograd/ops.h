@@ -38,7 +38,7 @@ struct ResidualNorm {
   Variable normed;  ///< [R, C] its layer norm
 };
 /// sum = residual + x + x_bias; normed = layer_norm(sum, weight, bias).
-/// residual [R, C], x [R, C], x_bias [C] of the product that made x, weight [C], bias [C]
+/// residual [R, C], x [R, C], x_bias [C] of the product that made x, or undefined, weight [C], bias [C]
 ResidualNorm bias_residual_layer_norm(const Variable& residual, const Variable& x,
                                       const Variable& x_bias, const Variable& weight,
                                       const Variable& bias, double eps = 1e-5);
