@@ -43,7 +43,7 @@ std::optional<std::string> newest_checkpoint(const std::string& run_folder);
 ClipConfig load_config(const std::string& checkpoint);
 Tokenizer load_tokenizer(const std::string& checkpoint);
 
-/// Reads the weights into an allocated list.
+/// Reads the weights, and the buffers, into an allocated list.
 /// throws clip::Error that names file and tensor: missing, left over, or of another shape (both
 /// shapes are told)
 void load_parameters(const std::string& checkpoint, ParameterList& parameters);

@@ -15,9 +15,20 @@ std::string to_json(const ClipConfig& config) {
   using ordered = nlohmann::ordered_json;
   const VisionConfig& vision = config.vision;
   const TextConfig& text = config.text;
-  ordered vision_cfg = {{"image_size", vision.image_size}, {"layers", vision.layers},
-                        {"width", vision.width},           {"head_width", vision.head_width},
-                        {"patch_size", vision.patch_size}, {"mlp_ratio", vision.mlp_ratio}};
+  ordered vision_cfg = {{"image_size", vision.image_size},
+                        {"layers", vision.layers},
+                        {"width", vision.width},
+                        {"head_width", vision.head_width}};
+  if (vision.is_resnet()) {
+    vision_cfg["layers"] = vision.stages;
+  } else {
+    vision_cfg["patch_size"] = vision.patch_size;
+    vision_cfg["mlp_ratio"] = vision.mlp_ratio;
+    if (vision.no_ln_pre) vision_cfg["no_ln_pre"] = true;
+    if (vision.pool == Pool::kAverage) vision_cfg["pool_type"] = "avg";
+    if (vision.final_ln_after_pool) vision_cfg["final_ln_after_pool"] = true;
+    if (vision.ls_init_value > 0) vision_cfg["ls_init_value"] = vision.ls_init_value;
+  }
   // Without a name open_clip takes OpenAI's vocabulary; with any name, and a local folder, it takes
   // the folder's tokenizer.json. "." says so.
   ordered text_cfg = {{"context_length", text.context_length},
@@ -28,6 +39,7 @@ std::string to_json(const ClipConfig& config) {
                       {"heads", text.heads},
                       {"layers", text.layers},
                       {"mlp_ratio", text.mlp_ratio}};
+  if (text.ls_init_value > 0) text_cfg["ls_init_value"] = text.ls_init_value;
   ordered model_cfg = {{"embed_dim", config.embed_dim},
                        {"quick_gelu", config.gelu == Gelu::kQuick}};
   if (config.init_logit_bias) {  // what makes open_clip's model have a logit_bias
@@ -70,6 +82,33 @@ class Fields {
     if (value->size() != 2 || (*value)[0] != (*value)[1])
       fail(path(field), "must be the side of a square", *value);
     return whole_number(field, (*value)[0]);
+  }
+
+  /// As many whole numbers as the field has; empty where it has one that is no list.
+  std::vector<int64_t> sizes(const char* field) {
+    std::vector<int64_t> numbers;
+    const json* value = take(field);
+    if (value == nullptr || !value->is_array()) return numbers;
+    if (value->empty()) fail(path(field), "must not be empty", *value);
+    for (const json& number : *value) numbers.push_back(whole_number(field, number));
+    return numbers;
+  }
+
+  /// A number above 0; null and absent are 0.
+  double number_or_null(const char* field) {
+    const json* value = take(field);
+    if (value == nullptr || value->is_null()) return 0;
+    if (!value->is_number() || value->get<double>() <= 0)
+      fail(path(field), "must be a number above 0", *value);
+    return value->get<double>();
+  }
+
+  std::string text(const char* field, const std::vector<const char*>& accepted) {
+    const json* value = take(field);
+    if (value == nullptr || value->is_null()) return accepted.front();
+    if (std::find(accepted.begin(), accepted.end(), *value) == accepted.end())
+      fail(path(field), concat("is supported as ", shown(accepted), " only"), *value);
+    return value->get<std::string>();
   }
 
   double number(const char* field, double absent) {
@@ -131,8 +170,6 @@ class Fields {
   }
 
   int64_t whole_number(const char* field, const json& value) const {
-    if (value.is_array())
-      fail(path(field), "must be one whole number (of a ViT; ResNets are not supported)", value);
     if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{1} << 62)
       fail(path(field), "must be a whole number", value);
     return value.get<int64_t>();
@@ -151,11 +188,10 @@ class Fields {
 
 // What both towers of open_clip may have and ours have not.
 void refuse_other_blocks(Fields& tower) {
-  tower.only({"ls_init_value"}, {json()});
   tower.only({"act_kwargs", "norm_kwargs"}, {json::object()});
   tower.only({"block_type"}, {"default"});
   tower.only({"qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn",
-              "scale_fc", "final_ln_after_pool"},
+              "scale_fc"},
              {false});
   tower.ignore({"output_tokens"});
 }
@@ -164,15 +200,24 @@ VisionConfig read_vision(const json& object, const std::string& origin) {
   Fields tower(object, "vision_cfg", origin);
   tower.only({"timm_model_name"}, {json(), ""});
   VisionConfig vision;
-  vision.layers = tower.size("layers", 12);
+  vision.stages = tower.sizes("layers");
   vision.image_size = tower.side("image_size", 224);
-  vision.patch_size = tower.side("patch_size", 16);
   vision.width = tower.size("width", 768);
   vision.head_width = tower.size("head_width", 64);
-  vision.mlp_ratio = tower.number("mlp_ratio", 4.0);
+  if (vision.is_resnet()) {
+    tower.ignore({"patch_size", "mlp_ratio", "ls_init_value", "no_ln_pre", "pool_type",
+                  "final_ln_after_pool", "attentional_pool"});
+  } else {
+    vision.layers = tower.size("layers", 12);
+    vision.patch_size = tower.side("patch_size", 16);
+    vision.mlp_ratio = tower.number("mlp_ratio", 4.0);
+    vision.ls_init_value = tower.number_or_null("ls_init_value");
+    vision.no_ln_pre = tower.flag("no_ln_pre", false);
+    vision.final_ln_after_pool = tower.flag("final_ln_after_pool", false);
+    if (tower.text("pool_type", {"tok", "avg"}) == "avg") vision.pool = Pool::kAverage;
+  }
   refuse_other_blocks(tower);
-  tower.only({"attentional_pool", "no_ln_pre"}, {false});
-  tower.only({"pool_type"}, {"tok"});
+  tower.only({"attentional_pool"}, {false});
   tower.only({"pos_embed_type"}, {"learnable"});
   // Patch dropout acts in open_clip's training only; the others need a pooler or a timm model.
   tower.ignore({"patch_dropout", "attn_pooler_queries", "attn_pooler_heads",
@@ -192,7 +237,9 @@ TextConfig read_text(const json& object, const std::string& origin) {
   text.heads = tower.size("heads", 8);
   text.layers = tower.size("layers", 12);
   text.mlp_ratio = tower.number("mlp_ratio", 4.0);
+  text.ls_init_value = tower.number_or_null("ls_init_value");
   refuse_other_blocks(tower);
+  tower.only({"final_ln_after_pool"}, {false});
   tower.only({"embed_cls", "no_causal_mask", "proj_bias"}, {false});
   tower.only({"pool_type"}, {"argmax"});
   tower.only({"proj_type"}, {"linear"});

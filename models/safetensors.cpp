@@ -160,6 +160,8 @@ void read_as(const SafetensorsEntry& entry, void* to) {
     convert_elements<uint16_t, To>(entry.data, entry.bytes, to, bfloat16_to_float);
   } else if (entry.dtype == "F32") {
     convert_elements<float, To>(entry.data, entry.bytes, to, same);
+  } else if (entry.dtype == "I64") {
+    convert_elements<int64_t, To>(entry.data, entry.bytes, to, same);
   } else {
     convert_elements<double, To>(entry.data, entry.bytes, to, same);
   }
@@ -215,7 +217,8 @@ const SafetensorsEntry* SafetensorsFile::find(const std::string& name) const {
 void SafetensorsFile::check_float(const SafetensorsEntry& entry, const std::string& name) const {
   const bool is_float =
       entry.dtype == "F16" || entry.dtype == "BF16" || entry.dtype == "F32" || entry.dtype == "F64";
-  CLIP_CHECK(is_float, path_, ": tensor ", shown(name),
+  const bool is_count = entry.dtype == "I64" && entry.shape.empty();  // num_batches_tracked
+  CLIP_CHECK(is_float || is_count, path_, ": tensor ", shown(name),
              " must have dtype F16, BF16, F32 or F64, has ", entry.dtype);
 }
 

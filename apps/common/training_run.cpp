@@ -10,7 +10,9 @@ ClipConfig named_config(const std::string& model) {
   return config_from_json(read_file(model, 1 << 20), model);
 }
 
-ModelSource choose_model(const TrainOptions& options) {
+namespace {
+
+ModelSource source_of(const TrainOptions& options) {
   ModelSource source;
   source.checkpoint = options.resume_checkpoint;
   if (source.checkpoint.empty() && !options.pretrained.empty())
@@ -30,6 +32,16 @@ ModelSource choose_model(const TrainOptions& options) {
         options.bpe.empty() ? Tokenizer::load(options.tokenizer) : clip_tokenizer(options.bpe));
     source.config.text.vocab_size = source.tokenizer->vocab_size();
   }
+  return source;
+}
+
+}  // namespace
+
+ModelSource choose_model(const TrainOptions& options) {
+  ModelSource source = source_of(options);
+  if (source.config.vision.is_resnet() && options.patch_dropout > 0)
+    throw UsageError(concat("--patch-dropout must be 0 with a ResNet, which has no patches, got ",
+                            options.patch_dropout));
   return source;
 }
 
@@ -82,9 +94,9 @@ std::unique_ptr<Communicator> join_gpus(Communicator& ranks, Backend& backend) {
 }
 
 void share_parameters(ParameterList& parameters, Communicator& comm) {
-  for (Tensor* flat :
-       {&parameters.values(), &parameters.first_moments(), &parameters.second_moments()})
-    comm.broadcast(*flat, 0);
+  for (Tensor* flat : {&parameters.values(), &parameters.first_moments(),
+                       &parameters.second_moments(), &parameters.buffer_values()})
+    if (flat->numel() > 0) comm.broadcast(*flat, 0);
   comm.wait();
   parameters.round_values();
 }
