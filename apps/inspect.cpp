@@ -121,7 +121,7 @@ void report_weights(const Weights& weights, bool with_tensors, json& report) {
       text += weight.numel();
     }
     json tensor = {{"name", name}, {"shape", weight.shape()}, {"dtype", weight.dtype()}};
-    if (weight.pieces[0].is_float()) {
+    if (weight.pieces[0].is_readable()) {
       const Statistics found = statistics_of(weight, buffer);
       tensor["mean"] = found.mean;
       tensor["deviation"] = found.deviation;

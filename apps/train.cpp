@@ -84,6 +84,10 @@ void train(int argc, const char* const* argv, Ranks& ranks) {
               << ": from here on the batches are others than without the change\n";
   state.global_batch = global_batch;
 
+  if (vision.is_resnet() && !options.locked.image && options.accum_freq > 1)
+    std::cout << "batch norm  each micro-batch of " << options.batch_size
+              << " pairs is normalised by itself: a larger --batch-size is not the same model\n";
+
   const bool goes_on = options.same_run && !options.resume_checkpoint.empty();
   std::string last_saved = goes_on ? run.checkpoint(state.step) : "";
   const auto save = [&] {

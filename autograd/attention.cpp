@@ -68,4 +68,31 @@ Variable attention(const Variable& q, const Variable& kv, const Sequences& seque
   });
 }
 
+Variable attention(const Variable& q, const Variable& k, const Variable& v,
+                   const Sequences& sequences, const AttentionOptions& options) {
+  CLIP_CHECK(q.rank() == 2 && k.rank() == 2 && k.width() == q.width() && v.shape() == k.shape(),
+             "[attention] q [Rq, C], k [R, C] and v [R, C] must agree in C, got ", q.shape(), ", ",
+             k.shape(), " and ", v.shape());
+  check_heads(q.width(), sequences, options);
+  CLIP_CHECK(options.causal == Causal::kNo, "[attention] causal attention needs q, k and v of one ",
+             "matrix");
+  Backend& backend = q.backend();
+  Tensor y = Tensor::like(q.value());
+  Tensor log_sum_exp = Tensor::empty(backend, {options.heads, q.size(0)}, sum_dtype(q.dtype()));
+  const auto all = [](const Tensor& matrix) { return Columns{matrix, 0, matrix.width()}; };
+  backend.attention_forward(y, log_sum_exp, all(q.value()), all(k.value()), all(v.value()),
+                            sequences, options);
+  return record("attention", y, {q, k, v}, [=, &backend](const Tensor& dy) {
+    // Keys and values share one flag, so their gradients are made here and handed over.
+    Tensor dk_matrix = Tensor::like(k.value()), dv_matrix = Tensor::like(v.value());
+    auto [dq_matrix, to_dq] = q.gradient_slot();
+    Columns dq = all(dq_matrix ? dq_matrix : Tensor::like(q.value()));
+    Columns dk = all(dk_matrix), dv = all(dv_matrix);
+    backend.attention_backward(dq, dk, dv, dy, y, log_sum_exp, all(q.value()), all(k.value()),
+                               all(v.value()), sequences, options, to_dq, Accumulate::kNo);
+    k.accept_gradient(dk_matrix);
+    v.accept_gradient(dv_matrix);
+  });
+}
+
 }  // namespace clip

@@ -36,15 +36,16 @@ ResidualNorm bias_residual_layer_norm(const Variable& residual, const Variable& 
   check_norm(op, x, weight, bias);
   CLIP_CHECK(residual.shape() == x.shape(), "[", op, "] residual must be ", x.shape(), ", got ",
              residual.shape());
-  CLIP_CHECK(x_bias.shape() == Shape{x.width()}, "[", op, "] x_bias must be [", x.width(),
-             "], got ", x_bias.shape());
+  CLIP_CHECK(!x_bias.defined() || x_bias.shape() == Shape{x.width()}, "[", op, "] x_bias must be [",
+             x.width(), "], got ", x_bias.shape());
   Backend& backend = x.backend();
   Tensor sum = Tensor::like(x.value());
   Tensor y = Tensor::like(sum);
   Tensor mean = Tensor::empty(backend, {x.size(0)}, sum_dtype(x.dtype()));
   Tensor rstd = Tensor::like(mean);
   backend.bias_residual_layer_norm_forward(sum, y, mean, rstd, residual.value(), x.value(),
-                                           x_bias.value(), weight.value(), bias.value(), eps);
+                                           x_bias.defined() ? x_bias.value() : Tensor(),
+                                           weight.value(), bias.value(), eps);
   auto outputs = record(op, {sum, y}, {residual, x, x_bias, weight, bias},
                         [=, &backend, residual = residual.gradient_only(),
                          x = x.gradient_only()](const std::vector<Tensor>& dys) {

@@ -8,20 +8,27 @@ void check_float(const char* op, const Variable& x, const Variable& weight) {
              x.dtype(), " and ", weight.dtype());
 }
 
-}  // namespace
-
-Variable linear(const Variable& x, const Variable& weight, const Variable& bias) {
-  CLIP_CHECK(x.rank() == 2 && weight.rank() == 2 && x.width() == weight.width(),
-             "[linear] x [R, K] and weight [M, K] must agree in K, got ", x.shape(), " and ",
+/// y = x Wᵀ (+ b), stored as `dtype`.
+Variable product(const char* op, const Variable& x, const Variable& weight, const Variable& bias,
+                 DType dtype) {
+  CLIP_CHECK(x.rank() == 2 && weight.rank() == 2 && x.width() == weight.width(), "[", op,
+             "] x [R, K] and weight [M, K] must agree in K, got ", x.shape(), " and ",
              weight.shape());
-  CLIP_CHECK(!bias.defined() || bias.shape() == Shape{weight.size(0)}, "[linear] bias must be [",
+  CLIP_CHECK(!bias.defined() || bias.shape() == Shape{weight.size(0)}, "[", op, "] bias must be [",
              weight.size(0), "], got ", bias.shape());
-  check_float("linear", x, weight);
+  check_float(op, x, weight);
   Backend& backend = x.backend();
-  Tensor y = Tensor::empty(backend, {x.size(0), weight.size(0)}, x.dtype());
+  Tensor y = Tensor::empty(backend, {x.size(0), weight.size(0)}, dtype);
   backend.matmul(y, x.value(), Transpose::kNo, weight.value(), Transpose::kYes, {});
-  if (bias.defined()) backend.add_bias(y, bias.value());
-  return record("linear", y, {x, weight, bias}, [=, &backend](const Tensor& dy) {
+  if (bias.defined()) {
+    Tensor added = bias.value();
+    if (added.dtype() != dtype) {
+      added = Tensor::empty(backend, bias.shape(), dtype);
+      backend.convert(added, bias.value());
+    }
+    backend.add_bias(y, added);
+  }
+  return record(op, y, {x, weight, bias}, [=, &backend](const Tensor& dy) {
     if (auto [dx, to_dx] = x.gradient_slot(); dx)  // dy W
       backend.matmul(dx, dy, Transpose::kNo, weight.value(), Transpose::kNo, {.accumulate = to_dx});
     if (auto [dweight, to_dweight] = weight.gradient_slot(); dweight)  // dyᵀ x
@@ -30,6 +37,16 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias)
     if (auto [dbias, to_dbias] = bias.gradient_slot(); dbias)
       backend.column_sums(dbias, dy, to_dbias);
   });
+}
+
+}  // namespace
+
+Variable linear(const Variable& x, const Variable& weight, const Variable& bias) {
+  return product("linear", x, weight, bias, x.dtype());
+}
+
+Variable project(const Variable& x, const Variable& weight, const Variable& bias) {
+  return product("project", x, weight, bias, sum_dtype(x.dtype()));
 }
 
 Variable project(const Variable& x, const Variable& weight) {

@@ -21,6 +21,10 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias 
 /// x [N, C], weight [C, E]; returns [N, E], F32 if x is BF16: features are kept exact
 Variable project(const Variable& x, const Variable& weight);
 
+/// y = x Wᵀ + b: the ResNet's projection, stored like any other weight.
+/// x [N, C], weight [E, C], bias [E]; returns [N, E], F32 if x is BF16
+Variable project(const Variable& x, const Variable& weight, const Variable& bias);
+
 /// Rows [begin, end) of the leading axis: one of q, k, v out of in_proj_weight or in_proj_bias.
 Variable slice_rows(const Variable& x, int64_t begin, int64_t end);
 
@@ -34,7 +38,7 @@ struct ResidualNorm {
   Variable normed;  ///< [R, C] its layer norm
 };
 /// sum = residual + x + x_bias; normed = layer_norm(sum, weight, bias).
-/// residual [R, C], x [R, C], x_bias [C] of the product that made x, weight [C], bias [C]
+/// residual [R, C], x [R, C], x_bias [C] of the product that made x, or undefined, weight [C], bias [C]
 ResidualNorm bias_residual_layer_norm(const Variable& residual, const Variable& x,
                                       const Variable& x_bias, const Variable& weight,
                                       const Variable& bias, double eps = 1e-5);
@@ -52,6 +56,11 @@ Variable attention(const Variable& qkv, const Sequences& sequences,
 /// q [Rq, C], kv [R, 2 C]; returns [Rq, C]
 Variable attention(const Variable& q, const Variable& kv, const Sequences& sequences,
                    const AttentionOptions& options);
+
+/// Attention whose keys and values come from matrices of their own: the ResNet's attention pool.
+/// q [Rq, C], k and v [R, C]; returns [Rq, C]
+Variable attention(const Variable& q, const Variable& k, const Variable& v,
+                   const Sequences& sequences, const AttentionOptions& options);
 
 /// CLIP's pixel statistics, in units of 1. Source: openai/CLIP clip/clip.py.
 inline constexpr std::array<float, 3> kPixelMean = {0.48145466f, 0.4578275f, 0.40821073f};
@@ -89,6 +98,45 @@ Variable token_embedding(const Variable& table, const Variable& positions,
 
 /// x [R, C], rows I32 [M], no row twice; returns [M, C]
 Variable gather_rows(const Variable& x, const Tensor& rows);
+
+/// y = x scale, column by column: LayerScale.
+/// x [R, C], scale [C]; returns [R, C]
+Variable scale_columns(const Variable& x, const Variable& scale);
+
+/// Convolution of maps, channels last, with zeros around them so that a stride of 1 keeps the size.
+/// x [N, H, W, C], weight [O, C, K, K] with K 1 or 3, stride 1 or 2 (K = 1: 1)
+/// returns [N, (H - 1) / stride + 1, (W - 1) / stride + 1, O]
+Variable conv2d(const Variable& x, const Variable& weight, int64_t stride = 1);
+
+/// Whose mean and variance a BatchNorm normalises with.
+struct BatchNormMode {
+  enum class Running { kLeft, kMoved };
+  /// Training: the rows of all its ranks are one batch (equal counts). Null: evaluation, by the
+  /// running statistics. Backward calls it too, so it outlives the tape.
+  Communicator* comm = nullptr;
+  Running running = Running::kLeft;  ///< whether the running statistics follow this batch
+};
+
+/// BatchNorm over all axes but the last, the sum with a residual, and ReLU.
+/// x [..., C], residual like x or undefined, weight [C], bias [C]; running: F32 where x is BF16, moved
+/// by 0.1 with the unbiased variance; normalising uses the population's. eps is 1e-5 in all of CLIP.
+/// returns like x: relu((x - mean) / sqrt(variance + eps) weight + bias + residual)
+/// source  torch.nn.SyncBatchNorm; Ioffe & Szegedy 2015, arXiv:1502.03167
+Variable batch_norm_relu(const Variable& x, const Variable& residual, const Variable& weight,
+                         const Variable& bias, const RunningStatistics& running,
+                         const BatchNormMode& mode, Relu relu = Relu::kYes, double eps = 1e-5);
+
+/// Means of windows that do not overlap.
+/// x [N, H, W, C] with H and W multiples of `side`; returns [N, H / side, W / side, C]
+Variable avg_pool(const Variable& x, int64_t side);
+
+/// Means of every `count` rows.
+/// x [N count, C]; returns [N, C]
+Variable mean_rows(const Variable& x, int64_t count);
+
+/// A token that is the mean of its image, before the image's own tokens, and positions.
+/// x [N, H, W, C], positions [P + 1, C] with P = H W; returns [N (P + 1), C]
+Variable mean_token(const Variable& x, const Variable& positions);
 
 /// x / max(|x|, 1e-12) per row; x [N, E]
 Variable l2_normalize(const Variable& x);

@@ -2,10 +2,36 @@
 
 namespace clip {
 
-void ParameterList::add(const std::string& name, const Variable& variable) {
-  for (const Parameter& parameter : parameters_)
+namespace {
+
+/// Adds to one of the lists; names of parameters and buffers share a file but never meet.
+void add_to(std::vector<Parameter>& list, const std::string& name, const Variable& variable) {
+  for (const Parameter& parameter : list)
     CLIP_CHECK(parameter.name != name, "[ParameterList] two parameters are called ", name);
-  parameters_.push_back({name, variable, 0});
+  list.push_back({name, variable, 0});
+}
+
+/// Gives each of these its place behind `begin` in a flat buffer, the last added first; returns the
+/// end.
+int64_t lay_out(std::vector<Parameter>& list, bool locked, int64_t begin) {
+  int64_t end = begin;
+  for (auto parameter = list.rbegin(); parameter != list.rend(); ++parameter) {
+    if (parameter->locked != locked) continue;
+    parameter->offset = end;
+    const int64_t size = parameter->variable.shape().numel();
+    end += (size + kParameterBlock - 1) / kParameterBlock * kParameterBlock;
+  }
+  return end;
+}
+
+}  // namespace
+
+void ParameterList::add(const std::string& name, const Variable& variable) {
+  add_to(parameters_, name, variable);
+}
+
+void ParameterList::add_buffer(const std::string& name, const Variable& variable) {
+  add_to(buffers_, name, variable);
 }
 
 void ParameterList::lock(const std::function<bool(const std::string&)>& chosen) {
@@ -14,18 +40,10 @@ void ParameterList::lock(const std::function<bool(const std::string&)>& chosen) 
 }
 
 void ParameterList::allocate(Backend& backend, DType dtype) {
-  int64_t total = 0;
-  const auto place = [&](bool locked) {
-    for (auto parameter = parameters_.rbegin(); parameter != parameters_.rend(); ++parameter) {
-      if (parameter->locked != locked) continue;
-      parameter->offset = total;
-      const int64_t size = parameter->variable.shape().numel();
-      total += (size + kParameterBlock - 1) / kParameterBlock * kParameterBlock;
-    }
-  };
-  place(false);
-  trained_ = total;
-  place(true);
+  trained_ = lay_out(parameters_, false, 0);
+  const int64_t total = lay_out(parameters_, true, trained_);
+  buffer_values_ = Tensor::zeros(backend, {lay_out(buffers_, false, 0)}, sum_dtype(dtype));
+  for (const Parameter& buffer : buffers_) buffer.variable.bind(view(buffer_values_, buffer), {});
   values_ = Tensor::zeros(backend, {total}, sum_dtype(dtype));
   if (dtype == DType::kBF16) rounded_values_ = Tensor::zeros(backend, {total}, dtype);
   for (const Parameter& parameter : parameters_) bind(parameter);

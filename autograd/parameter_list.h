@@ -32,6 +32,9 @@ class ParameterList {
   /// Parameters of these names are not trained: they get neither gradients nor moments, and want no
   /// gradient. Before allocate().
   void lock(const std::function<bool(const std::string& name)>& chosen);
+  /// What belongs to the model and its checkpoints but is not trained: BatchNorm's running statistics.
+  /// Kept in F32 with BF16; no gradient, no optimizer, not counted.
+  void add_buffer(const std::string& name, const Variable& variable);
 
   /// Allocates the values (zero) and binds the Variables to them, or to their BF16 copy.
   void allocate(Backend& backend, DType dtype);
@@ -40,10 +43,12 @@ class ParameterList {
   bool has_training_state() const { return gradients_.defined(); }
 
   const std::vector<Parameter>& parameters() const { return parameters_; }  ///< in the order added
+  const std::vector<Parameter>& buffers() const { return buffers_; }
   const Variable& find(const std::string& name) const;  ///< throws clip::Error if there is none
   int64_t count() const;                                ///< number of scalars, padding left out
 
-  Tensor& values() { return values_; }  ///< [total]
+  Tensor& values() { return values_; }                ///< [total]
+  Tensor& buffer_values() { return buffer_values_; }  ///< [their total]
   /// The BF16 copy [total]; undefined with other dtypes.
   Tensor& rounded_values() { return rounded_values_; }
   /// Renews the copy, if there is one, after values() were written by anybody but the optimizer.
@@ -65,9 +70,10 @@ class ParameterList {
  private:
   void bind(const Parameter& parameter) const;
 
-  std::vector<Parameter> parameters_;
+  std::vector<Parameter> parameters_, buffers_;
   int64_t trained_ = 0;  // elements that are not locked: the first ones
   Tensor values_, rounded_values_, gradients_, first_moments_, second_moments_;
+  Tensor buffer_values_;
 };
 
 }  // namespace clip

@@ -122,6 +122,27 @@ class CudaBackend final : public Backend {
   void gather_rows_backward(Tensor& dx, const Tensor& dy, const Tensor& rows,
                             Accumulate to_dx) override;
 
+  // ---- Residual networks ----
+  void im2col(Tensor& columns, const Tensor& x, int64_t stride) override;
+  void col2im(Tensor& dx, const Tensor& dcolumns, int64_t stride, Accumulate to_dx) override;
+  void transpose_matrices(Tensor& y, const Tensor& x, Accumulate to_y) override;
+  void column_moments(Tensor& moments, const Tensor& x) override;
+  void batch_norm_statistics(Tensor& statistics, RunningStatistics& running, const Tensor& parts,
+                             int64_t part_rows, double eps, double momentum) override;
+  void batch_norm_relu_forward(Tensor& y, const Tensor& x, const Tensor& residual,
+                               const Tensor& statistics, const Tensor& weight, const Tensor& bias,
+                               Relu relu) override;
+  void batch_norm_relu_sums(Tensor& sums, const Tensor& dy, const Tensor& x, const Tensor& y,
+                            const Tensor& statistics) override;
+  void batch_norm_relu_backward(Tensor& dx, Tensor& dresidual, const Tensor& dy, const Tensor& x,
+                                const Tensor& y, const Tensor& statistics, const Tensor& weight,
+                                const Tensor& sums, int64_t rows, Accumulate to_dx) override;
+  void avg_pool_forward(Tensor& y, const Tensor& x) override;
+  void avg_pool_backward(Tensor& dx, const Tensor& dy, Accumulate to_dx) override;
+  void mean_token_forward(Tensor& y, const Tensor& x, const Tensor& positions) override;
+  void mean_token_backward(Tensor& dx, Tensor& dpositions, const Tensor& dy, Accumulate to_dx,
+                           Accumulate to_dpositions) override;
+
   // ---- Loss ----
   void clip_loss_tile_forward(Tensor& row_max, Tensor& row_sum, Tensor& diagonal,
                               const Tensor& cosines, const Tensor& logit_scale, int64_t first_row,

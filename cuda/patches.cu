@@ -9,29 +9,26 @@ struct Normalization {
   float mean[3], std[3];
 };
 
-/// One block for each patch. The divisions round as PyTorch's transforms do.
+/// One thread for each number of the patches. The divisions round as PyTorch's transforms do.
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
     extract_patches_kernel(T* patches, const uint8_t* images, int size, int patch_size,
-                           Normalization normalization) {
+                           Normalization normalization, int64_t count) {
+  const int64_t at = grid_thread();
+  if (at >= count) return;
   const int grid = size / patch_size, area = patch_size * patch_size;
-  const auto patch = static_cast<int64_t>(blockIdx.x);
-  const int64_t image = patch / (grid * grid);
-  const int place = static_cast<int>(patch % (grid * grid));
-  const int64_t first_row = image * size + place / grid * patch_size;
-  const int first_column = place % grid * patch_size;
-  T* to = patches + patch * 3 * area;
-  for (int i = block_thread(); i < 3 * area; i += kBlockThreads) {
-    const int channel = i / area, y = i % area / patch_size, x = i % patch_size;
-    const uint8_t pixel = images[((first_row + y) * size + first_column + x) * 3 + channel];
-    const float mean = channel == 0   ? normalization.mean[0]
-                       : channel == 1 ? normalization.mean[1]
-                                      : normalization.mean[2];
-    const float std = channel == 0   ? normalization.std[0]
-                      : channel == 1 ? normalization.std[1]
-                                     : normalization.std[2];
-    assign(to[i], (static_cast<float>(pixel) / 255.0f - mean) / std);
-  }
+  const int64_t patch = at / (3 * area), image = patch / (grid * grid);
+  const int i = static_cast<int>(at % (3 * area)), place = static_cast<int>(patch % (grid * grid));
+  const int channel = i / area, y = i % area / patch_size, x = i % patch_size;
+  const int64_t row = image * size + place / grid * patch_size + y;
+  const uint8_t pixel = images[(row * size + place % grid * patch_size + x) * 3 + channel];
+  const float mean = channel == 0   ? normalization.mean[0]
+                     : channel == 1 ? normalization.mean[1]
+                                    : normalization.mean[2];
+  const float std = channel == 0   ? normalization.std[0]
+                    : channel == 1 ? normalization.std[1]
+                                   : normalization.std[2];
+  assign(patches[at], (static_cast<float>(pixel) / 255.0f - mean) / std);
 }
 
 template <class T>
@@ -74,11 +71,10 @@ void CudaBackend::extract_patches(Tensor& patches, const Tensor& images, int64_t
                                   const float mean[3], const float std[3]) {
   if (patches.numel() == 0) return;
   const Normalization normalization = {{mean[0], mean[1], mean[2]}, {std[0], std[1], std[2]}};
-  const int64_t size = images.size(1), grid = size / patch_size;
   for_cuda_float("extract_patches", patches.dtype(), [&]<class T>(T) {
-    launch("extract_patches", extract_patches_kernel<T>, blocks(images.size(0) * grid * grid),
-           compute_stream(), patches.data<T>(), images.data<uint8_t>(), size, patch_size,
-           normalization);
+    launch("extract_patches", extract_patches_kernel<T>, thread_per_item(patches.numel()),
+           compute_stream(), patches.data<T>(), images.data<uint8_t>(), images.size(1), patch_size,
+           normalization, patches.numel());
   });
 }
 

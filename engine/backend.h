@@ -2,15 +2,15 @@
 // compile.
 //
 // Conventions. Outputs first, then inputs, then sizes. Kernels trust their arguments: shapes are
-// checked once, by the op in autograd/. Float tensors of one call share one dtype: F32 or F64 on the
-// CPU, F32 or BF16 on a GPU (where F64 is only stored and converted). With BF16 these are F32: mean,
-// rstd, inverse_norm, log_sum_exp; column sums and every gradient of a parameter (dweight, dbias,
-// dtable, dpositions, dclass_token, ...); the features after the projections, l2_normalize and the
-// loss; what AdamW reads and writes. matmul then takes BF16 factors into a BF16 or an F32 c (a single
-// F32 factor is rounded to BF16). Kernels add up in at least F32. An undefined Tensor
-// means "not wanted" for outputs and "absent" for inputs. Backward kernels write or add, as the
-// Accumulate beside each output says. Every sum has an order that depends on sizes alone (segments
-// of kSegmentRows rows), never on the number of threads.
+// checked once, by the op in autograd/. Float tensors of one call share one dtype: F32, BF16, or F64,
+// which a GPU only stores and converts. With BF16 these are F32: mean, rstd, inverse_norm,
+// log_sum_exp; BatchNorm's moments, statistics and running statistics; column sums and every gradient
+// of a parameter (dweight, dbias, dtable, dpositions, dclass_token, ...); the features after the
+// projections, l2_normalize and the loss; what AdamW reads and writes. matmul then takes BF16 factors
+// into a BF16 or an F32 c (a single F32 factor is rounded to BF16). Kernels add up in at least F32.
+// An undefined Tensor means "not wanted" for outputs and "absent" for inputs. Backward kernels write
+// or add, as the Accumulate beside each output says. Every sum has an order that depends on sizes
+// alone (segments of kSegmentRows rows), never on the number of threads.
 //
 // Letters: N sequences or images, R rows (tokens of a packed batch), C width, H heads, D head size,
 // V vocabulary, P patches, E embedding size.
@@ -27,6 +27,7 @@ enum class Accumulate { kNo, kYes };  ///< write the result, or add to what is t
 enum class Transpose { kNo, kYes };
 enum class Gelu { kQuick, kErf };  ///< x sigmoid(1.702 x), or x Phi(x)
 enum class Causal { kNo, kYes };
+enum class Relu { kNo, kYes };
 
 /// Rows summed as one; partial sums are then added in the order of their segments.
 inline constexpr int64_t kSegmentRows = 256;
@@ -50,6 +51,12 @@ struct Sequences {
 struct AttentionOptions {
   int64_t heads = 1;
   Causal causal = Causal::kNo;  ///< query row i of a sequence sees key rows 0 ... i of it
+};
+
+/// The buffers of a BatchNorm: what evaluation normalises with. No gradient, no optimizer.
+struct RunningStatistics {
+  Tensor mean, variance;  ///< [C]; the variance is the unbiased one
+  Tensor batches;         ///< [], how many batches they have seen
 };
 
 struct MatmulOptions {
@@ -190,6 +197,47 @@ class Backend {
   virtual void gather_rows_forward(Tensor& y, const Tensor& x, const Tensor& rows) = 0;
   virtual void gather_rows_backward(Tensor& dx, const Tensor& dy, const Tensor& rows,
                                     Accumulate to_dx) = 0;
+
+  // ---- Residual networks: maps [N, H, W, C], channels last
+  // -----------------------------------------------------------------------------------------------------
+  /// columns [N H' W', 9 C]: the 3 x 3 windows of x [N, H, W, C] in (y, x, channel) order, centred
+  /// at every `stride`-th pixel, zeros outside; H' = (H - 1) / stride + 1, likewise W'.
+  virtual void im2col(Tensor& columns, const Tensor& x, int64_t stride) = 0;
+  /// dx (+)= for each pixel the sum of its places in dcolumns
+  virtual void col2im(Tensor& dx, const Tensor& dcolumns, int64_t stride, Accumulate to_dx) = 0;
+  /// y [A, N, M] (+)= the A matrices of x [A, M, N] transposed
+  virtual void transpose_matrices(Tensor& y, const Tensor& x, Accumulate to_y) = 0;
+  /// moments [2, C]: the mean of each column of x [R, C], and the sum of squared deviations from it
+  virtual void column_moments(Tensor& moments, const Tensor& x) = 0;
+  /// statistics [2, C]: mean and 1 / sqrt(population variance + eps) over the rows of all `parts`
+  /// [W, 2, C], the column_moments of part_rows rows each. `running` (its tensors may be undefined)
+  /// moves by `momentum` towards the mean and the unbiased variance.
+  virtual void batch_norm_statistics(Tensor& statistics, RunningStatistics& running,
+                                     const Tensor& parts, int64_t part_rows, double eps,
+                                     double momentum) = 0;
+  /// y = (x - mean) rstd weight + bias + residual, with ReLU its positive part. bias [C] and
+  /// residual [R, C] may be absent.
+  virtual void batch_norm_relu_forward(Tensor& y, const Tensor& x, const Tensor& residual,
+                                       const Tensor& statistics, const Tensor& weight,
+                                       const Tensor& bias, Relu relu) = 0;
+  /// sums [2, C] of g x^ and of g over the rows, where x^ = (x - mean) rstd and g = dy, with ReLU
+  /// only where y is positive. y absent: no ReLU.
+  virtual void batch_norm_relu_sums(Tensor& sums, const Tensor& dy, const Tensor& x,
+                                    const Tensor& y, const Tensor& statistics) = 0;
+  /// dx (+)= weight rstd (g - sum(g) / rows - x^ sum(g x^) / rows), with `sums` over all `rows` that
+  /// were normalised together; sums absent: the statistics are constants. dresidual = g.
+  virtual void batch_norm_relu_backward(Tensor& dx, Tensor& dresidual, const Tensor& dy,
+                                        const Tensor& x, const Tensor& y, const Tensor& statistics,
+                                        const Tensor& weight, const Tensor& sums, int64_t rows,
+                                        Accumulate to_dx) = 0;
+  /// y [N, H', W', C]: means over windows of x [N, H, W, C] that do not overlap, H / H' by W / W'
+  virtual void avg_pool_forward(Tensor& y, const Tensor& x) = 0;
+  virtual void avg_pool_backward(Tensor& dx, const Tensor& dy, Accumulate to_dx) = 0;
+  /// y [N (P + 1), C]: the mean of an image's P rows of x [N P, C], then these rows, plus positions
+  /// [P + 1, C]
+  virtual void mean_token_forward(Tensor& y, const Tensor& x, const Tensor& positions) = 0;
+  virtual void mean_token_backward(Tensor& dx, Tensor& dpositions, const Tensor& dy,
+                                   Accumulate to_dx, Accumulate to_dpositions) = 0;
 
   // ---- Loss
   // --------------------------------------------------------------------------------------------------------

@@ -58,6 +58,8 @@ void write_weights(const std::string& path, ParameterList& parameters) {
   std::vector<SafetensorsItem> items;
   for (const Parameter& parameter : parameters.parameters())
     items.push_back(item_of(parameter.name, ParameterList::view(parameters.values(), parameter)));
+  for (const Parameter& buffer : parameters.buffers())
+    items.push_back(item_of(buffer.name, ParameterList::view(parameters.buffer_values(), buffer)));
   write_safetensors(path, items, {{"format", "pt"}});
 }
 

@@ -53,7 +53,7 @@ ClipConfig load_config(const std::string& checkpoint, const WeightChoice& choice
 /// throws clip::Error that names the files looked for
 Tokenizer load_tokenizer(const std::string& checkpoint);
 
-/// Reads the weights into an allocated list, as F32 or F64. Returns the names of those that hold NaN
+/// Reads the weights and the buffers into an allocated list, as F32 or F64. Returns the names of those that hold NaN
 /// or infinity.
 /// throws clip::Error that names file and tensor: missing, left over, or of another shape (both
 /// shapes are told); then nothing was read

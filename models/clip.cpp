@@ -1,25 +1,14 @@
 #include "models/clip.h"
 
 namespace clip {
-namespace {
-
-/// first, first + step, ...: `count` numbers on a device.
-Tensor ramp(Backend& backend, int64_t count, int64_t step) {
-  std::vector<int32_t> values(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i)
-    values[static_cast<size_t>(i)] = static_cast<int32_t>(i * step);
-  return Tensor::from<int32_t>(backend, {count}, values);
-}
-
-}  // namespace
-
 VisionTransformer::VisionTransformer(const VisionConfig& config_, int64_t embed_dim, Gelu gelu)
     : config(config_),
       conv1(Variable::parameter({config.width, 3, config.patch_size, config.patch_size})),
       class_embedding(Variable::parameter({config.width})),
       positional_embedding(Variable::parameter({config.patches() + 1, config.width})),
-      ln_pre(config.width),
-      transformer(config.width, config.layers, config.heads(), config.mlp_width(), gelu),
+      ln_pre(config.no_ln_pre ? std::optional<LayerNorm>() : LayerNorm(config.width)),
+      transformer(config.width, config.layers, config.heads(), config.mlp_width(), gelu,
+                  config.ls_init_value > 0),
       ln_post(config.width),
       proj(Variable::parameter({config.width, embed_dim})) {}
 
@@ -27,33 +16,56 @@ void VisionTransformer::collect(ParameterList& list, const std::string& prefix) 
   list.add(prefix + ".class_embedding", class_embedding);
   list.add(prefix + ".positional_embedding", positional_embedding);
   list.add(prefix + ".conv1.weight", conv1);
-  ln_pre.collect(list, prefix + ".ln_pre");
+  if (ln_pre) ln_pre->collect(list, prefix + ".ln_pre");
   transformer.collect(list, prefix + ".transformer");
   ln_post.collect(list, prefix + ".ln_post");
   list.add(prefix + ".proj", proj);
 }
 
+namespace {
+
+/// Mean of each image's rows but the first, its class token: [N T, C] to [N, C].
+Variable mean_of_patches(const Variable& tokens, int64_t images) {
+  const int64_t count = tokens.size(0) / images;
+  std::vector<int32_t> rows;
+  for (int64_t row = 0; row < tokens.size(0); ++row)
+    if (row % count != 0) rows.push_back(static_cast<int32_t>(row));
+  const Variable patches =
+      gather_rows(tokens, Tensor::from<int32_t>(tokens.backend(), {images * (count - 1)}, rows));
+  return mean_rows(patches, count - 1);
+}
+
+}  // namespace
+
 Variable VisionTransformer::operator()(const Tensor& images, const Tensor& kept_tokens,
                                        const TowerOptions& options) const {
-  CLIP_CHECK(images.rank() == 4 && images.size(1) == config.image_size,
-             "[encode_image] images must be [N, ", config.image_size, ", ", config.image_size,
-             ", 3], got ", images.shape());
+  check_images(images, config.image_size);
   Variable x = assemble_tokens(patch_embedding(images, conv1, config.preprocess.statistics()),
                                class_embedding, positional_embedding);
   if (kept_tokens) x = gather_rows(x, kept_tokens);
-  const int64_t count = images.size(0), tokens = x.size(0) / count;
-  const Tensor offsets = ramp(images.backend(), count + 1, tokens);
-  const Tensor class_rows = ramp(images.backend(), count, tokens);
-  const Variable pooled = transformer(ln_pre(x), {offsets, offsets, tokens, tokens}, Causal::kNo,
-                                      class_rows, ln_post, options);
-  return project(pooled, proj);
+  return project(pooled(ln_pre ? (*ln_pre)(x) : x, images.size(0), options), proj);
+}
+
+Variable VisionTransformer::pooled(const Variable& tokens, int64_t images,
+                                   const TowerOptions& options) const {
+  Backend& backend = tokens.backend();
+  const int64_t count = tokens.size(0) / images;
+  const Tensor offsets = ramp(backend, images + 1, count);
+  const Sequences sequences{offsets, offsets, count, count};
+  if (config.pool == Pool::kClassToken)
+    return transformer(tokens, sequences, Causal::kNo, ramp(backend, images, count), ln_post,
+                       options);
+  const ResidualNorm out = transformer.all_rows(tokens, sequences, Causal::kNo, ln_post, options);
+  const Variable mean = mean_of_patches(config.final_ln_after_pool ? out.sum : out.normed, images);
+  return config.final_ln_after_pool ? ln_post(mean) : mean;
 }
 
 TextTransformer::TextTransformer(const TextConfig& config_, int64_t embed_dim, Gelu gelu)
     : config(config_),
       token_embedding(Variable::parameter({config.vocab_size, config.width})),
       positional_embedding(Variable::parameter({config.context_length, config.width})),
-      transformer(config.width, config.layers, config.heads, config.mlp_width(), gelu),
+      transformer(config.width, config.layers, config.heads, config.mlp_width(), gelu,
+                  config.ls_init_value > 0),
       ln_final(config.width),
       text_projection(Variable::parameter({config.width, embed_dim})) {}
 
@@ -73,17 +85,28 @@ Variable TextTransformer::operator()(const PackedTokens& tokens,
   return project(pooled, text_projection);
 }
 
-Clip::Clip(const ClipConfig& config_)
+namespace {
+
+/// What the configuration asks for, once it is known to be sound.
+std::variant<VisionTransformer, ModifiedResNet> image_tower(const ClipConfig& config) {
+  config.check();
+  if (config.vision.is_resnet()) return ModifiedResNet(config.vision, config.embed_dim);
+  return VisionTransformer(config.vision, config.embed_dim, config.gelu);
+}
+
+}  // namespace
+
+Clip::Clip(const ClipConfig& config_, const LockedTowers& locked_)
     : config(config_),
-      visual(config.vision, config.embed_dim, config.gelu),
+      locked(locked_),
+      visual(image_tower(config)),
       text(config.text, config.embed_dim, config.gelu),
       logit_scale(Variable::parameter({})) {
   if (config.loss() == LossKind::kSigmoid) logit_bias = Variable::parameter({});
-  config.check();
 }
 
 void Clip::collect(ParameterList& list) const {
-  visual.collect(list, "visual");
+  std::visit([&](const auto& tower) { tower.collect(list, "visual"); }, visual);
   text.collect(list, "");
   list.add("logit_scale", logit_scale);
   if (logit_bias.defined()) list.add("logit_bias", logit_bias);
@@ -95,8 +118,8 @@ bool is_locked(const std::string& name, const LockedTowers& locked) {
 }
 
 ClipModel::ClipModel(const ClipConfig& config, Backend& backend, DType dtype,
-                     const LockedTowers& locked_)
-    : clip(config), locked(locked_) {
+                     const LockedTowers& locked)
+    : clip(config, locked) {
   clip.collect(parameters);
   parameters.lock([&](const std::string& name) { return is_locked(name, locked); });
   parameters.allocate(backend, dtype);

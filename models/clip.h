@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <variant>
 
 #include "models/config.h"
+#include "models/modified_resnet.h"
 #include "models/transformer.h"
 
 namespace clip {
@@ -20,10 +23,14 @@ struct VisionTransformer {
   Variable conv1;                 // [C, 3, K, K]
   Variable class_embedding;       // [C]
   Variable positional_embedding;  // [P + 1, C]
-  LayerNorm ln_pre;
+  std::optional<LayerNorm> ln_pre;
   Transformer transformer;
   LayerNorm ln_post;
   Variable proj;  // [C, E]
+
+ private:
+  /// [N, C], normalised, from the tokens [N T, C]
+  Variable pooled(const Variable& tokens, int64_t images, const TowerOptions& options) const;
 };
 
 struct TextTransformer {
@@ -40,27 +47,34 @@ struct TextTransformer {
   Variable text_projection;  // [C, E]
 };
 
+/// Towers that training leaves as they are; a BatchNorm of theirs goes by its running statistics.
+/// Source: Zhai et al. 2021, arXiv:2111.07991 (LiT)
+struct LockedTowers {
+  bool image = false, text = false;
+};
+
 struct Clip {
-  explicit Clip(const ClipConfig& config);
+  explicit Clip(const ClipConfig& config, const LockedTowers& locked = {});
   /// Image tower, text tower, logit_scale, logit_bias: under OpenAI's names.
   void collect(ParameterList& list) const;
 
   Variable encode_image(const Tensor& images, const Tensor& kept_tokens = {}) const {
-    return visual(images, kept_tokens, towers);
+    return encode_image(images, kept_tokens, towers);
+  }
+  Variable encode_image(const Tensor& images, const Tensor& kept_tokens,
+                        const TowerOptions& options) const {
+    return std::visit([&](const auto& tower) { return tower(images, kept_tokens, options); },
+                      visual);
   }
   Variable encode_text(const PackedTokens& tokens) const { return text(tokens, towers); }
 
   ClipConfig config;
-  VisionTransformer visual;
+  LockedTowers locked;
+  std::variant<VisionTransformer, ModifiedResNet> visual;
   TextTransformer text;
   Variable logit_scale;  // []
   Variable logit_bias;   // [] with the sigmoid loss, else undefined
   TowerOptions towers;
-};
-
-/// Towers that training leaves as they are. Source: Zhai et al. 2021, arXiv:2111.07991 (LiT)
-struct LockedTowers {
-  bool image = false, text = false;
 };
 
 /// Whether a parameter, by its name, is one of these towers'.
@@ -73,12 +87,11 @@ struct ClipModel {
 
   Clip clip;
   ParameterList parameters;
-  LockedTowers locked;
 };
 
 /// OpenAI's initialisation from counter-based random numbers: a tensor's values depend on (seed,
-/// name). Source: openai/CLIP clip/model.py, initialize_parameters; visual blocks and all Linear
-/// biases keep PyTorch's.
+/// name). Source: openai/CLIP clip/model.py, initialize_parameters; visual blocks, convolutions and all
+/// Linear biases keep PyTorch's.
 void initialize(ParameterList& parameters, const ClipConfig& config, uint64_t seed);
 
 }  // namespace clip

@@ -22,11 +22,17 @@ constexpr int64_t kMaxLayers = 1 << 10;
 constexpr int64_t kMaxImageSize = 1 << 14;
 constexpr int64_t kMaxContext = 1 << 16;
 constexpr int64_t kMaxVocabulary = 1 << 24;
+constexpr int64_t kResNetStride = 32;  // of the stem and four stages together
 
 }  // namespace
 
 int64_t VisionConfig::mlp_width() const {
   return static_cast<int64_t>(static_cast<double>(width) * mlp_ratio);
+}
+
+int64_t VisionConfig::patches() const {
+  const int64_t side = image_size / (is_resnet() ? kResNetStride : patch_size);
+  return side * side;
 }
 
 int64_t TextConfig::mlp_width() const {
@@ -40,8 +46,13 @@ double mlp_ratio_of(int64_t hidden, int64_t width) {
   return is_short ? std::nextafter(quotient, 2 * quotient) : quotient;
 }
 
-void ClipConfig::check() const {
-  check_size("embed_dim", embed_dim, kMaxWidth);
+namespace {
+
+void check_layer_scale(const char* field, double value) {
+  CLIP_CHECK(value >= 0 && value <= 1, field, " must be above 0 and at most 1, got ", value);
+}
+
+void check_vit(const VisionConfig& vision) {
   check_size("vision_cfg.image_size", vision.image_size, kMaxImageSize);
   check_size("vision_cfg.patch_size", vision.patch_size, vision.image_size);
   check_size("vision_cfg.width", vision.width, kMaxWidth);
@@ -54,12 +65,36 @@ void ClipConfig::check() const {
              " is no multiple of vision_cfg.head_width ", vision.head_width);
   CLIP_CHECK(vision.mlp_width() >= 1, "vision_cfg.mlp_ratio ", vision.mlp_ratio,
              " leaves no hidden unit at width ", vision.width);
+  check_layer_scale("vision_cfg.ls_init_value", vision.ls_init_value);
+}
+
+void check_resnet(const VisionConfig& vision) {
+  check_size("vision_cfg.image_size", vision.image_size, kMaxImageSize);
+  check_size("vision_cfg.width", vision.width, kMaxWidth / 32);
+  check_size("vision_cfg.head_width", vision.head_width, vision.feature_width());
+  CLIP_CHECK(vision.stages.size() == 4, "vision_cfg.layers must be four numbers for a ResNet, got ",
+             vision.stages.size());
+  for (const int64_t blocks : vision.stages) check_size("vision_cfg.layers", blocks, kMaxLayers);
+  CLIP_CHECK(vision.image_size % kResNetStride == 0, "vision_cfg.image_size ", vision.image_size,
+             " is no multiple of ", kResNetStride, ", as a ResNet needs");
+  CLIP_CHECK(vision.width % 2 == 0, "vision_cfg.width ", vision.width,
+             " must be even: a ResNet's stem has half of it");
+  CLIP_CHECK(vision.feature_width() % vision.head_width == 0, "32 times vision_cfg.width ",
+             vision.width, " is no multiple of vision_cfg.head_width ", vision.head_width);
+}
+
+}  // namespace
+
+void ClipConfig::check() const {
+  check_size("embed_dim", embed_dim, kMaxWidth);
+  vision.is_resnet() ? check_resnet(vision) : check_vit(vision);
   check_size("text_cfg.context_length", text.context_length, kMaxContext);
   check_size("text_cfg.vocab_size", text.vocab_size, kMaxVocabulary);
   check_size("text_cfg.width", text.width, kMaxWidth);
   check_size("text_cfg.heads", text.heads, text.width);
   check_size("text_cfg.layers", text.layers, kMaxLayers);
   check_ratio("text_cfg.mlp_ratio", text.mlp_ratio);
+  check_layer_scale("text_cfg.ls_init_value", text.ls_init_value);
   CLIP_CHECK(text.context_length >= 2,
              "text_cfg.context_length must be at least 2 (start- and end-of-text), got ",
              text.context_length);
@@ -79,13 +114,25 @@ struct Preset {
   TextConfig text;
 };
 
-// open_clip's ViT-M-16-alt is not here: it alone has layer scale. Text towers read 77 tokens of
+// Text towers read 77 tokens of
 // CLIP's vocabulary of 49408 where nothing else is said.
 const std::vector<Preset>& presets() {
   constexpr Gelu kQuick = Gelu::kQuick, kErf = Gelu::kErf;
   const auto vision = [](int64_t image, int64_t patch, int64_t width, int64_t layers,
                          int64_t head_width = 64, double mlp_ratio = 4.0) {
-    return VisionConfig{image, patch, width, layers, head_width, mlp_ratio};
+    return VisionConfig{.image_size = image,
+                        .patch_size = patch,
+                        .width = width,
+                        .layers = layers,
+                        .head_width = head_width,
+                        .mlp_ratio = mlp_ratio};
+  };
+  const auto resnet = [](int64_t image, int64_t width, const std::vector<int64_t>& stages) {
+    return VisionConfig{.image_size = image, .width = width, .stages = stages};
+  };
+  const auto layer_scaled = [](VisionConfig config, double first) {
+    config.ls_init_value = first;
+    return config;
   };
   const auto text = [](int64_t width, int64_t heads, int64_t layers) {
     return TextConfig{.width = width, .heads = heads, .layers = layers};
@@ -98,17 +145,29 @@ const std::vector<Preset>& presets() {
       {"ViT-S-32", 384, kErf, vision(224, 32, 384, 12), text(384, 6, 12)},
       {"ViT-S-16", 384, kErf, vision(224, 16, 384, 12), text(384, 6, 12)},
       {"ViT-M-32-alt", 384, kErf, vision(224, 32, 512, 12), text(384, 6, 12)},
+      {"ViT-M-16-alt", 384, kErf, layer_scaled(vision(224, 16, 512, 12), 1e-4), text(384, 6, 12)},
       {"ViT-M-32", 512, kErf, vision(224, 32, 512, 12), text(512, 8, 12)},
       {"ViT-M-16", 512, kErf, vision(224, 16, 512, 12), text(512, 8, 12)},
+      {"RN50", 1024, kErf, resnet(224, 64, {3, 4, 6, 3}), text(512, 8, 12)},
+      {"RN50-quickgelu", 1024, kQuick, resnet(224, 64, {3, 4, 6, 3}), text(512, 8, 12)},
+      {"RN101", 512, kErf, resnet(224, 64, {3, 4, 23, 3}), text(512, 8, 12)},
+      {"RN101-quickgelu", 512, kQuick, resnet(224, 64, {3, 4, 23, 3}), text(512, 8, 12)},
       {"ViT-B-32", 512, kErf, vision(224, 32, 768, 12), text(512, 8, 12)},
       {"ViT-B-32-quickgelu", 512, kQuick, vision(224, 32, 768, 12), text(512, 8, 12)},
       {"ViT-B-32-256", 512, kErf, vision(256, 32, 768, 12), text(512, 8, 12)},
       {"ViT-B-16", 512, kErf, vision(224, 16, 768, 12), text(512, 8, 12)},
       {"ViT-B-16-quickgelu", 512, kQuick, vision(224, 16, 768, 12), text(512, 8, 12)},
+      {"RN50x4", 640, kErf, resnet(288, 80, {4, 6, 10, 6}), text(640, 10, 12)},
+      {"RN50x4-quickgelu", 640, kQuick, resnet(288, 80, {4, 6, 10, 6}), text(640, 10, 12)},
+      {"ViT-B-16-plus-240", 640, kErf, vision(240, 16, 896, 12), text(640, 10, 12)},
+      {"RN50x16", 768, kErf, resnet(384, 96, {6, 8, 18, 8}), text(768, 12, 12)},
+      {"RN50x16-quickgelu", 768, kQuick, resnet(384, 96, {6, 8, 18, 8}), text(768, 12, 12)},
       {"ViT-L-14", 768, kErf, vision(224, 14, 1024, 24), text(768, 12, 12)},
       {"ViT-L-14-quickgelu", 768, kQuick, vision(224, 14, 1024, 24), text(768, 12, 12)},
       {"ViT-L-14-336", 768, kErf, vision(336, 14, 1024, 24), text(768, 12, 12)},
       {"ViT-L-14-336-quickgelu", 768, kQuick, vision(336, 14, 1024, 24), text(768, 12, 12)},
+      {"RN50x64", 1024, kErf, resnet(448, 128, {3, 15, 36, 10}), text(1024, 16, 12)},
+      {"RN50x64-quickgelu", 1024, kQuick, resnet(448, 128, {3, 15, 36, 10}), text(1024, 16, 12)},
       {"ViT-H-14", 1024, kErf, vision(224, 14, 1280, 32, 80), text(1024, 16, 24)},
       {"ViT-H-14-quickgelu", 1024, kQuick, vision(224, 14, 1280, 32, 80), text(1024, 16, 24)},
       {"ViT-H-14-378-quickgelu", 1024, kQuick, vision(378, 14, 1280, 32, 80), text(1024, 16, 24)},

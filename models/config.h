@@ -11,6 +11,11 @@
 
 namespace clip {
 
+/// What a ViT's feature is taken from: the class token, or the mean of all others.
+enum class Pool { kClassToken, kAverage };
+
+/// A ViT, or, where it has stages, a ModifiedResNet: then width is that of its first stage, and
+/// layers, patch_size, mlp_ratio and pool to ls_init_value mean nothing.
 struct VisionConfig {
   int64_t image_size = 224;
   int64_t patch_size = 32;
@@ -18,11 +23,18 @@ struct VisionConfig {
   int64_t layers = 12;
   int64_t head_width = 64;
   double mlp_ratio = 4.0;
-  Preprocess preprocess = {};  ///< of its pictures
+  std::vector<int64_t> stages = {};  ///< blocks of a ModifiedResNet's four stages
+  Pool pool = Pool::kClassToken;
+  bool no_ln_pre = false;
+  bool final_ln_after_pool = false;  ///< matters to an average alone
+  double ls_init_value = 0;          ///< LayerScale's first value; 0: there is none
+  Preprocess preprocess = {};        ///< of its pictures
 
-  int64_t heads() const { return width / head_width; }
+  bool is_resnet() const { return !stages.empty(); }
+  int64_t feature_width() const { return is_resnet() ? 32 * width : width; }  ///< before projection
+  int64_t heads() const { return feature_width() / head_width; }
   int64_t mlp_width() const;  ///< mlp_ratio * width, cut to a whole number as open_clip does
-  int64_t patches() const { return (image_size / patch_size) * (image_size / patch_size); }
+  int64_t patches() const;    ///< places of the last map
 };
 
 struct TextConfig {
@@ -32,6 +44,7 @@ struct TextConfig {
   int64_t heads = 8;
   int64_t layers = 12;
   double mlp_ratio = 4.0;
+  double ls_init_value = 0;
 
   int64_t mlp_width() const;
 };
@@ -56,8 +69,8 @@ struct ClipConfig {
 };
 
 /// A model by name. Names and sizes are open_clip's, where "ViT-B-32" computes exact GELU and
-/// "ViT-B-32-quickgelu" the QuickGELU of OpenAI's own weights; likewise ViT-B-16, ViT-L-14 and
-/// ViT-L-14-336. ViT-S, ViT-M, ViT-H, ViT-g and ViT-bigG are LAION's. "tiny" and "emoji" are ours,
+/// "ViT-B-32-quickgelu" the QuickGELU of OpenAI's own weights; likewise ViT-B-16, ViT-L-14,
+/// ViT-L-14-336 and the ResNets RN50 to RN50x64. ViT-S, ViT-M, ViT-H, ViT-g and ViT-bigG are LAION's. "tiny" and "emoji" are ours,
 /// for the CPU.
 /// throws clip::UsageError that lists the names if there is none
 ClipConfig preset(const std::string& name);

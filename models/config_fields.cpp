@@ -38,6 +38,15 @@ int64_t ConfigFields::side(const char* field, int64_t absent) {
   return whole_number(field, (*value)[0]);
 }
 
+std::vector<int64_t> ConfigFields::sizes(const char* field) {
+  std::vector<int64_t> numbers;
+  const json* value = take(field);
+  if (value == nullptr || !value->is_array()) return numbers;
+  if (value->empty()) fail(field, "must not be empty", *value);
+  for (const json& number : *value) numbers.push_back(whole_number(field, number));
+  return numbers;
+}
+
 double ConfigFields::number(const char* field, double absent) {
   const json* value = take(field);
   if (value == nullptr) return absent;
@@ -149,7 +158,7 @@ const json* ConfigFields::take(const char* field) {
 
 int64_t ConfigFields::whole_number(const char* field, const json& value) const {
   if (value.is_array())
-    fail(field, "must be one whole number (of a ViT; ResNets are not supported)", value);
+    fail(field, "must be one whole number", value);
   if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{1} << 62)
     fail(field, "must be a whole number", value);
   return value.get<int64_t>();

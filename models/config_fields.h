@@ -30,6 +30,8 @@ class ConfigFields {
   int64_t required_size(const char* field);
   /// 224 or [224, 224]
   int64_t side(const char* field, int64_t absent);
+  /// As many whole numbers as the field has; empty where it is no list.
+  std::vector<int64_t> sizes(const char* field);
   double number(const char* field, double absent);
   bool flag(const char* field, bool absent);
   std::string text(const char* field, const std::string& absent);

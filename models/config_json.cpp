@@ -14,9 +14,20 @@ std::string to_json(const ClipConfig& config) {
   using ordered = nlohmann::ordered_json;
   const VisionConfig& vision = config.vision;
   const TextConfig& text = config.text;
-  ordered vision_cfg = {{"image_size", vision.image_size}, {"layers", vision.layers},
-                        {"width", vision.width},           {"head_width", vision.head_width},
-                        {"patch_size", vision.patch_size}, {"mlp_ratio", vision.mlp_ratio}};
+  ordered vision_cfg = {{"image_size", vision.image_size},
+                        {"layers", vision.layers},
+                        {"width", vision.width},
+                        {"head_width", vision.head_width}};
+  if (vision.is_resnet()) {
+    vision_cfg["layers"] = vision.stages;
+  } else {
+    vision_cfg["patch_size"] = vision.patch_size;
+    vision_cfg["mlp_ratio"] = vision.mlp_ratio;
+    if (vision.no_ln_pre) vision_cfg["no_ln_pre"] = true;
+    if (vision.pool == Pool::kAverage) vision_cfg["pool_type"] = "avg";
+    if (vision.final_ln_after_pool) vision_cfg["final_ln_after_pool"] = true;
+    if (vision.ls_init_value > 0) vision_cfg["ls_init_value"] = vision.ls_init_value;
+  }
   // Without a name open_clip takes OpenAI's vocabulary; with any name, and a local folder, it takes
   // the folder's tokenizer.json. "." says so.
   ordered text_cfg = {{"context_length", text.context_length},
@@ -27,6 +38,7 @@ std::string to_json(const ClipConfig& config) {
                       {"heads", text.heads},
                       {"layers", text.layers},
                       {"mlp_ratio", text.mlp_ratio}};
+  if (text.ls_init_value > 0) text_cfg["ls_init_value"] = text.ls_init_value;
   ordered model_cfg = {{"embed_dim", config.embed_dim},
                        {"quick_gelu", config.gelu == Gelu::kQuick}};
   if (config.init_logit_bias) {  // what makes open_clip's model have a logit_bias
@@ -44,11 +56,10 @@ namespace {
 
 // What both towers of open_clip may have and ours have not.
 void refuse_other_blocks(ConfigFields& tower) {
-  tower.only({"ls_init_value"}, {json()});
   tower.only({"act_kwargs", "norm_kwargs"}, {json::object()});
   tower.only({"block_type"}, {"default"});
   tower.only({"qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn",
-              "scale_fc", "final_ln_after_pool"},
+              "scale_fc"},
              {false});
   tower.ignore({"output_tokens"});
 }
@@ -57,15 +68,25 @@ VisionConfig read_vision(const json& object, const std::string& origin) {
   ConfigFields tower(object, "vision_cfg", origin);
   tower.only({"timm_model_name"}, {json(), ""});
   VisionConfig vision;
-  vision.layers = tower.size("layers", 12);
+  vision.stages = tower.sizes("layers");
   vision.image_size = tower.side("image_size", 224);
-  vision.patch_size = tower.side("patch_size", 16);
   vision.width = tower.size("width", 768);
   vision.head_width = tower.size("head_width", 64);
-  vision.mlp_ratio = tower.number("mlp_ratio", 4.0);
+  if (vision.is_resnet()) {
+    tower.ignore({"patch_size", "mlp_ratio", "ls_init_value", "no_ln_pre", "pool_type",
+                  "final_ln_after_pool", "attentional_pool"});
+  } else {
+    vision.layers = tower.size("layers", 12);
+    vision.patch_size = tower.side("patch_size", 16);
+    vision.mlp_ratio = tower.number("mlp_ratio", 4.0);
+    vision.ls_init_value = tower.positive("ls_init_value", 0);
+    vision.no_ln_pre = tower.flag("no_ln_pre", false);
+    vision.final_ln_after_pool = tower.flag("final_ln_after_pool", false);
+    vision.pool = tower.choice<Pool>(
+        "pool_type", {{"tok", Pool::kClassToken}, {"avg", Pool::kAverage}}, Pool::kClassToken);
+  }
   refuse_other_blocks(tower);
-  tower.only({"attentional_pool", "no_ln_pre"}, {false});
-  tower.only({"pool_type"}, {"tok"});
+  tower.only({"attentional_pool"}, {false});
   tower.only({"pos_embed_type"}, {"learnable"});
   // Patch dropout acts in open_clip's training only; the others need a pooler or a timm model.
   tower.ignore({"patch_dropout", "attn_pooler_queries", "attn_pooler_heads",
@@ -85,7 +106,9 @@ TextConfig read_text(const json& object, const std::string& origin) {
   text.heads = tower.size("heads", 8);
   text.layers = tower.size("layers", 12);
   text.mlp_ratio = tower.number("mlp_ratio", 4.0);
+  text.ls_init_value = tower.positive("ls_init_value", 0);
   refuse_other_blocks(tower);
+  tower.only({"final_ln_after_pool"}, {false});
   tower.only({"embed_cls", "no_causal_mask", "proj_bias"}, {false});
   tower.only({"pool_type"}, {"argmax"});
   tower.only({"proj_type"}, {"linear"});

@@ -87,15 +87,16 @@ namespace {
 
 /// Changes with everything that a tower's features depend on beside the sample.
 uint64_t hash_of_tower(const ClipModel& model, bool image, const std::string& data) {
-  const Clip& clip = model.clip;
-  std::string text = concat(to_json(clip.config), clip.visual.conv1.dtype(), '\n', data, '\n');
-  for (const Parameter& parameter : model.parameters.parameters()) {
-    if (!is_locked(parameter.name, {.image = image, .text = !image})) continue;
-    const Tensor& value = parameter.variable.value();
-    std::string bytes(static_cast<size_t>(value.bytes()), '\0');
-    value.copy_to_host(bytes.data());
-    text += concat(parameter.name, ' ', random_stream(bytes), '\n');
-  }
+  const DType dtype = model.parameters.find("visual.conv1.weight").dtype();
+  std::string text = concat(to_json(model.clip.config), dtype, '\n', data, '\n');
+  for (const auto* list : {&model.parameters.parameters(), &model.parameters.buffers()})
+    for (const Parameter& item : *list) {
+      if (!is_locked(item.name, {.image = image, .text = !image})) continue;
+      const Tensor& value = item.variable.value();
+      std::string bytes(static_cast<size_t>(value.bytes()), '\0');
+      value.copy_to_host(bytes.data());
+      text += concat(item.name, ' ', random_stream(bytes), '\n');
+    }
   return random_stream(text);
 }
 
@@ -113,8 +114,8 @@ LockedFeatures::LockedFeatures(const ClipModel& model, const std::string& folder
     towers_.push_back({image, FeatureFile((std::filesystem::path(folder) / name).string(),
                                           model.clip.config.embed_dim)});
   };
-  if (model.locked.image && images) add(true);
-  if (model.locked.text) add(false);
+  if (model.clip.locked.image && images) add(true);
+  if (model.clip.locked.text) add(false);
 }
 
 void LockedFeatures::fill(std::vector<Batch>& micro_batches, const HostBatch& host) {

@@ -40,11 +40,29 @@ Start block_start(const std::string& name, bool text, double width, double layer
       inverse_root(width));  // out_proj, c_fc: kaiming_uniform(sqrt 5) is 1 / sqrt(fan in)
 }
 
+/// Parameters of a ModifiedResNet. Source: openai/CLIP clip/model.py, which starts every residual
+/// branch at zero and keeps PyTorch's defaults for convolutions.
+Start resnet_start(const std::string& name, const Shape& shape, double feature_width) {
+  if (name.find("attnpool.") != std::string::npos) {
+    if (ends_with(name, ".bias")) return uniform(inverse_root(feature_width));
+    return normal(inverse_root(feature_width));
+  }
+  if (shape.rank() == 4)  // kaiming_uniform(sqrt 5) is 1 / sqrt(fan in)
+    return uniform(inverse_root(static_cast<double>(shape[1] * shape[2] * shape[3])));
+  const bool ends_branch =
+      name.find(".layer") != std::string::npos && ends_with(name, ".bn3.weight");
+  return constant(ends_with(name, ".weight") && !ends_branch ? 1 : 0);  // BatchNorm
+}
+
 Start start_of(const std::string& name, const Shape& shape, const ClipConfig& config) {
   const bool text = !name.starts_with("visual.");
   const double width = static_cast<double>(text ? config.text.width : config.vision.width);
   if (name == "logit_scale") return constant(config.init_logit_scale);
   if (name == "logit_bias") return constant(*config.init_logit_bias);
+  if (!text && config.vision.is_resnet())
+    return resnet_start(name, shape, static_cast<double>(config.vision.feature_width()));
+  if (ends_with(name, ".gamma"))
+    return constant(text ? config.text.ls_init_value : config.vision.ls_init_value);
   if (name.find("ln_") != std::string::npos) return constant(ends_with(name, ".weight") ? 1 : 0);
   if (name.find("resblocks.") != std::string::npos) {
     const double layers = static_cast<double>(text ? config.text.layers : config.vision.layers);
@@ -86,6 +104,9 @@ void initialize(ParameterList& parameters, const ClipConfig& config, uint64_t se
          start_of(parameter.name, parameter.variable.shape(), config),
          Random(seed, random_stream("initialize/" + parameter.name)));
   parameters.round_values();
+  for (const Parameter& buffer : parameters.buffers())
+    fill(ParameterList::view(parameters.buffer_values(), buffer),
+         constant(ends_with(buffer.name, ".running_var") ? 1 : 0), Random(seed, 0));
 }
 
 }  // namespace clip

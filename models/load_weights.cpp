@@ -111,6 +111,8 @@ std::vector<std::string> load_parameters(const std::string& checkpoint, Paramete
   std::vector<WeightTarget> targets;
   for (const Parameter& parameter : parameters.parameters())
     targets.push_back({parameter.name, ParameterList::view(parameters.values(), parameter)});
+  for (const Parameter& buffer : parameters.buffers())
+    targets.push_back({buffer.name, ParameterList::view(parameters.buffer_values(), buffer)});
   auto not_finite = read_weights(Weights(files_of(checkpoint).weights), targets);
   parameters.round_values();
   return not_finite;

@@ -151,7 +151,7 @@ const StoredTensor* SafetensorsFile::find(const std::string& name) const {
 }
 
 void SafetensorsFile::check_float(const StoredTensor& entry, const std::string& name) const {
-  CLIP_CHECK(entry.is_float(), path(), ": tensor ", shown(name),
+  CLIP_CHECK(entry.is_readable(), path(), ": tensor ", shown(name),
              " must have dtype F16, BF16, F32 or F64, has ", entry.dtype);
 }
 

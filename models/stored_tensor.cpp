@@ -69,6 +69,8 @@ void read_as(const StoredTensor& tensor, To* to) {
     convert_rows<uint16_t>(tensor, to, from_bfloat16);
   } else if (tensor.dtype == "F32") {
     convert_rows<float>(tensor, to, same);
+  } else if (tensor.dtype == "I64") {
+    convert_rows<int64_t>(tensor, to, same);
   } else {
     convert_rows<double>(tensor, to, same);
   }
@@ -82,8 +84,9 @@ int64_t StoredTensor::numel() const {
   return count;
 }
 
-bool StoredTensor::is_float() const {
-  return dtype == "F16" || dtype == "BF16" || dtype == "F32" || dtype == "F64";
+bool StoredTensor::is_readable() const {
+  const bool is_count = dtype == "I64" && shape.empty();
+  return dtype == "F16" || dtype == "BF16" || dtype == "F32" || dtype == "F64" || is_count;
 }
 
 StoredTensor StoredTensor::transposed() const {
@@ -105,7 +108,7 @@ int64_t element_bytes(const std::string& dtype) {
 }
 
 void read_numbers(const StoredTensor& tensor, DType to_dtype, void* to) {
-  CLIP_CHECK(tensor.is_float() && (to_dtype == DType::kF32 || to_dtype == DType::kF64),
+  CLIP_CHECK(tensor.is_readable() && (to_dtype == DType::kF32 || to_dtype == DType::kF64),
              "[read_numbers] ", tensor.dtype, " cannot be read as ", to_dtype);
   if (to_dtype == DType::kF32) {
     read_as(tensor, static_cast<float*>(to));

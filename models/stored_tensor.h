@@ -19,8 +19,9 @@ struct StoredTensor {
   const std::byte* data = nullptr;  ///< the first element, at any alignment
   int64_t bytes = 0;                ///< from the first to the end of the last element
 
-  int64_t numel() const;            ///< shapes in files are checked not to overflow
-  bool is_float() const;            ///< F16, BF16, F32 or F64
+  int64_t numel() const;  ///< shapes in files are checked not to overflow
+  /// F16, BF16, F32 or F64, or a single I64, as PyTorch counts batches.
+  bool is_readable() const;
   StoredTensor transposed() const;  ///< of a matrix: the same numbers, seen the other way round
 };
 
@@ -28,7 +29,7 @@ int64_t element_bytes(const std::string& dtype);  ///< 0 if there is no such dty
 
 /// Copies a tensor's numbers row after row to `to`, as F32 or F64. Pages of the file are given back
 /// as they have been read, so that memory holds the weights once.
-/// throws clip::Error if the tensor is no float or `to_dtype` is another
+/// throws clip::Error if the tensor is not readable or `to_dtype` is another
 void read_numbers(const StoredTensor& tensor, DType to_dtype, void* to);
 
 /// IEEE half precision and bfloat16, to the nearest (ties to even); NaN stays NaN, what is too

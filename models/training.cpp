@@ -55,21 +55,29 @@ struct Features {
   Variable image, text;  // [N, E], unit rows
 };
 
-Features encode(const Clip& clip, const Batch& batch) {
-  return {batch.image_features ? Variable(batch.image_features)
-                               : l2_normalize(clip.encode_image(batch.images, batch.kept_tokens)),
+using Running = BatchNormMode::Running;
+
+/// In training: a BatchNorm normalises by the batch, all ranks' rows of it; one of a locked tower by
+/// its running statistics.
+Features encode(const Clip& clip, const Batch& batch, Communicator& comm, Running running) {
+  TowerOptions options = clip.towers;
+  if (!clip.locked.image) options.batch_norm = {&comm, running};
+  return {batch.image_features
+              ? Variable(batch.image_features)
+              : l2_normalize(clip.encode_image(batch.images, batch.kept_tokens, options)),
           batch.text_features ? Variable(batch.text_features)
                               : l2_normalize(clip.encode_text(batch.tokens))};
 }
 
 /// Rows of all micro-batches, computed without a tape; leaves, so that the loss leaves its gradient
-/// there.
-Features encode_without_tape(const ClipModel& model, const std::vector<Batch>& micro_batches) {
+/// there. This pass moves the running statistics, once for each micro-batch.
+Features encode_without_tape(const Clip& clip, const std::vector<Batch>& micro_batches,
+                             Communicator& comm) {
   TapePause pause;
   Tensor image, text;
   int64_t done = 0;
   for (const Batch& batch : micro_batches) {
-    const Features part = encode(model.clip, batch);
+    const Features part = encode(clip, batch, comm, Running::kMoved);
     Backend& backend = part.image.backend();
     const int64_t end = done + part.image.size(0);
     if (done == 0) {
@@ -83,7 +91,7 @@ Features encode_without_tape(const ClipModel& model, const std::vector<Batch>& m
     backend.copy(text_rows, part.text.value());
     done = end;
   }
-  return {Variable(image, !model.locked.image), Variable(text, !model.locked.text)};
+  return {Variable(image, !clip.locked.image), Variable(text, !clip.locked.text)};
 }
 
 Variable loss_of(const Clip& clip, const Features& features, Communicator& comm) {
@@ -110,8 +118,8 @@ void backward_of_rows(Tape& tape, const Features& part, const Features& all, int
 }  // namespace
 
 Contrast contrast(const Clip& clip, const Batch& batch, Communicator& comm) {
-  const Features features = encode(clip, batch);        // unit rows [N, E]
-  const Variable loss = loss_of(clip, features, comm);  // []
+  const Features features = encode(clip, batch, comm, Running::kMoved);  // unit rows [N, E]
+  const Variable loss = loss_of(clip, features, comm);                   // []
   return {loss, features.image, features.text};
 }
 
@@ -125,7 +133,7 @@ Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micr
     result = contrast(model.clip, micro_batches[0], comm);
     tape.backward(result.loss, ready);
   } else {
-    const Features all = encode_without_tape(model, micro_batches);
+    const Features all = encode_without_tape(model.clip, micro_batches, comm);
     {
       Tape tape;
       const Variable loss = loss_of(model.clip, all, comm);
@@ -137,10 +145,10 @@ Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micr
       const int64_t end = begin + batch.images.size(0);
       const bool last = end == all.image.size(0);
       // What has no gradient need not run again.
-      if (model.locked.image) batch.image_features = all.image.value().slice(begin, end);
-      if (model.locked.text) batch.text_features = all.text.value().slice(begin, end);
+      if (model.clip.locked.image) batch.image_features = all.image.value().slice(begin, end);
+      if (model.clip.locked.text) batch.text_features = all.text.value().slice(begin, end);
       Tape tape;
-      const Features part = encode(model.clip, batch);
+      const Features part = encode(model.clip, batch, comm, Running::kLeft);
       backward_of_rows(tape, part, all, begin, end, last ? ready : Tape::Ready());
       begin = end;
     }
@@ -151,11 +159,18 @@ Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micr
 
 StepMetrics train_step(ClipModel& model, AdamW& optimizer, const std::vector<Batch>& micro_batches,
                        double lr, Communicator& comm) {
+  // A skipped step must leave running statistics too. Forward moves them, so what was is kept; to
+  // know whether to put it back, a model that has some waits here for the device.
+  Tensor running_statistics;
+  if (!model.parameters.buffers().empty())
+    running_statistics = model.parameters.buffer_values().clone();
   const Contrast result = contrast_and_gradients(model, micro_batches, comm);
   Tensor loss = result.loss.value();
   comm.all_reduce_sum(loss);
   comm.wait();
   const Tensor sum_of_squares = optimizer.step(lr);
+  if (running_statistics && !std::isfinite(sum_of_squares.item()))
+    loss.backend().copy(model.parameters.buffer_values(), running_statistics);
   Tensor logit_scale = model.clip.logit_scale.value();
   logit_scale.backend().clamp(logit_scale, 0.0, std::log(100.0));
   return {loss, sum_of_squares, result.image_features.value(), result.text_features.value()};

@@ -39,8 +39,8 @@ struct Contrast {
   Variable text_features;   ///< [N, E], unit rows
 };
 
-/// Figure 3 of the paper: both towers, unit vectors, the loss over all ranks' rows: the symmetric
-/// cross-entropy, or the sigmoid loss of a model that has a logit_bias.
+/// Figure 3 of the paper, in training: both towers, unit vectors, the loss over all ranks' rows: the
+/// symmetric cross-entropy, or the sigmoid loss of a model that has a logit_bias.
 Contrast contrast(const Clip& clip, const Batch& batch, Communicator& comm);
 
 /// What a step has to tell. Asking for a number waits for the device; the step itself does not.
@@ -58,7 +58,9 @@ struct StepMetrics {
 /// The loss over all ranks' rows, and its gradient, summed over the ranks, in model.parameters.
 /// Several micro-batches give what their union would, in the memory of one: both towers run
 /// without a tape, the loss runs once over the global batch, and each micro-batch runs again from
-/// the gradient of its features. Source: Gao et al. 2021, arXiv:2101.06983 (GradCache).
+/// the gradient of its features. One exception: a BatchNorm normalises each micro-batch, over all
+/// ranks, by that micro-batch's statistics, since those of the union need all activations at once.
+/// Source: Gao et al. 2021, arXiv:2101.06983 (GradCache).
 Contrast contrast_and_gradients(ClipModel& model, const std::vector<Batch>& micro_batches,
                                 Communicator& comm);
 

@@ -6,6 +6,19 @@
 
 namespace clip {
 
+Tensor ramp(Backend& backend, int64_t count, int64_t step) {
+  std::vector<int32_t> values(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i)
+    values[static_cast<size_t>(i)] = static_cast<int32_t>(i * step);
+  return Tensor::from<int32_t>(backend, {count}, values);
+}
+
+void check_images(const Tensor& images, int64_t image_size) {
+  CLIP_CHECK(images.rank() == 4 && images.size(1) == image_size,
+             "[encode_image] images must be [N, ", image_size, ", ", image_size, ", 3], got ",
+             images.shape());
+}
+
 LayerNorm::LayerNorm(int64_t width)
     : weight(Variable::parameter({width})), bias(Variable::parameter({width})) {}
 
@@ -22,23 +35,27 @@ void Linear::collect(ParameterList& list, const std::string& prefix) const {
   list.add(prefix + ".bias", bias);
 }
 
-ResidualAttentionBlock::ResidualAttentionBlock(int64_t width, int64_t mlp_width)
+ResidualAttentionBlock::ResidualAttentionBlock(int64_t width, int64_t mlp_width, bool layer_scale)
     : ln_1(width),
       in_proj_weight(Variable::parameter({3 * width, width})),
       in_proj_bias(Variable::parameter({3 * width})),
       out_proj(width, width),
       ln_2(width),
       c_fc(width, mlp_width),
-      c_proj(mlp_width, width) {}
+      c_proj(mlp_width, width),
+      ls_1(layer_scale ? Variable::parameter({width}) : Variable()),
+      ls_2(layer_scale ? Variable::parameter({width}) : Variable()) {}
 
 void ResidualAttentionBlock::collect(ParameterList& list, const std::string& prefix) const {
   ln_1.collect(list, prefix + ".ln_1");
   list.add(prefix + ".attn.in_proj_weight", in_proj_weight);
   list.add(prefix + ".attn.in_proj_bias", in_proj_bias);
   out_proj.collect(list, prefix + ".attn.out_proj");
+  if (ls_1.defined()) list.add(prefix + ".ls_1.gamma", ls_1);
   ln_2.collect(list, prefix + ".ln_2");
   c_fc.collect(list, prefix + ".mlp.c_fc");
   c_proj.collect(list, prefix + ".mlp.c_proj");
+  if (ls_2.defined()) list.add(prefix + ".ls_2.gamma", ls_2);
 }
 
 namespace {
@@ -46,18 +63,25 @@ namespace {
 /// Adds the stream's last branch, if there is one, and normalises.
 ResidualNorm add_and_norm(const Stream& x, const LayerNorm& norm) {
   if (!x.branch.defined()) return {x.sum, norm(x.sum)};
-  return bias_residual_layer_norm(x.sum, x.branch, *x.bias, norm.weight, norm.bias);
+  return bias_residual_layer_norm(x.sum, x.branch, x.bias == nullptr ? Variable() : *x.bias,
+                                  norm.weight, norm.bias);
 }
 
-/// The block's second half: out_proj has been multiplied, c_proj's bias and sum are left to the
-/// next norm.
+/// sum and a branch that ends in `last`, whose bias and addition are left to the next norm unless a
+/// LayerScale comes between.
+Stream with_branch(const Variable& sum, const Variable& x, const Linear& last,
+                   const Variable& layer_scale) {
+  if (!layer_scale.defined()) return {sum, linear(x, last.weight), &last.bias};
+  return {sum, scale_columns(linear(x, last.weight, last.bias), layer_scale), nullptr};
+}
+
+/// The block's second half; c_proj's bias and sum are left to the next norm.
 Stream attention_output_and_mlp(const ResidualAttentionBlock& block, const Variable& sum,
                                 const Variable& attended, Gelu gelu) {
-  const Variable projected = linear(attended, block.out_proj.weight);
-  const ResidualNorm x = bias_residual_layer_norm(sum, projected, block.out_proj.bias,
-                                                  block.ln_2.weight, block.ln_2.bias);
+  const ResidualNorm x =
+      add_and_norm(with_branch(sum, attended, block.out_proj, block.ls_1), block.ln_2);
   const Variable hidden = bias_gelu(linear(x.normed, block.c_fc.weight), block.c_fc.bias, gelu);
-  return {x.sum, linear(hidden, block.c_proj.weight), &block.c_proj.bias};
+  return with_branch(x.sum, hidden, block.c_proj, block.ls_2);
 }
 
 }  // namespace
@@ -97,15 +121,16 @@ Stream run_block(const ResidualAttentionBlock& block, Activations activations, c
         return std::vector<Variable>{y.sum, y.branch};
       },
       inputs);
-  return {outputs[0], outputs[1], &block.c_proj.bias};
+  return {outputs[0], outputs[1], block.ls_2.defined() ? nullptr : &block.c_proj.bias};
 }
 
 }  // namespace
 
 Transformer::Transformer(int64_t width, int64_t layers, int64_t heads_, int64_t mlp_width,
-                         Gelu gelu_)
+                         Gelu gelu_, bool layer_scale)
     : heads(heads_), gelu(gelu_) {
-  for (int64_t layer = 0; layer < layers; ++layer) resblocks.emplace_back(width, mlp_width);
+  for (int64_t layer = 0; layer < layers; ++layer)
+    resblocks.emplace_back(width, mlp_width, layer_scale);
 }
 
 void Transformer::collect(ParameterList& list, const std::string& prefix) const {
@@ -113,25 +138,31 @@ void Transformer::collect(ParameterList& list, const std::string& prefix) const 
     resblocks[layer].collect(list, prefix + ".resblocks." + std::to_string(layer));
 }
 
-Variable Transformer::operator()(const Variable& x, const Sequences& sequences, Causal causal,
-                                 const Tensor& rows, const LayerNorm& final_norm,
-                                 const TowerOptions& options) const {
+Stream Transformer::run_blocks(const Variable& x, size_t count, const Sequences& sequences,
+                               Causal causal, const TowerOptions& options) const {
   Stream stream{x, {}, nullptr};
-  const size_t whole_blocks =
-      resblocks.size() - (options.last_block == LastBlock::kPooledRows ? 1 : 0);
-  for (size_t layer = 0; layer < whole_blocks; ++layer)
+  for (size_t layer = 0; layer < count; ++layer)
     stream = run_block(resblocks[layer], options.activations, stream, [=, this](const Stream& in) {
       return resblocks[layer](in, sequences, {.heads = heads, .causal = causal}, gelu);
     });
+  return stream;
+}
+
+ResidualNorm Transformer::all_rows(const Variable& x, const Sequences& sequences, Causal causal,
+                                   const LayerNorm& final_norm, const TowerOptions& options) const {
+  return add_and_norm(run_blocks(x, resblocks.size(), sequences, causal, options), final_norm);
+}
+
+Variable Transformer::operator()(const Variable& x, const Sequences& sequences, Causal causal,
+                                 const Tensor& rows, const LayerNorm& final_norm,
+                                 const TowerOptions& options) const {
   if (options.last_block == LastBlock::kAllRows)
-    return gather_rows(add_and_norm(stream, final_norm).normed, rows);
+    return gather_rows(all_rows(x, sequences, causal, final_norm, options).normed, rows);
 
   // The pooled row of a causal sequence is its last, which sees all keys: no mask is needed.
-  const int64_t count = rows.size(0);
-  std::vector<int32_t> one_each(static_cast<size_t>(count + 1));
-  for (int64_t i = 0; i <= count; ++i) one_each[static_cast<size_t>(i)] = static_cast<int32_t>(i);
-  const Sequences one_query{Tensor::from<int32_t>(rows.backend(), {count + 1}, one_each),
-                            sequences.key_offsets, 1, sequences.max_keys};
+  Stream stream = run_blocks(x, resblocks.size() - 1, sequences, causal, options);
+  const Sequences one_query{ramp(rows.backend(), rows.size(0) + 1, 1), sequences.key_offsets, 1,
+                            sequences.max_keys};
   stream = run_block(resblocks.back(), options.activations, stream, [=, this](const Stream& in) {
     return resblocks.back().at_rows(in, rows, one_query, heads, gelu);
   });

@@ -42,7 +42,7 @@ int64_t Weight::numel() const {
 
 void Weight::check_float() const {
   for (const StoredTensor& piece : pieces)
-    CLIP_CHECK(piece.is_float(), file, ": tensor ", shown(name),
+    CLIP_CHECK(piece.is_readable(), file, ": tensor ", shown(name),
                " must have dtype F16, BF16, F32 or F64, has ", piece.dtype);
 }
 

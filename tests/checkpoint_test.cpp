@@ -33,6 +33,48 @@ void expect_round_trip(DType dtype) {
 TEST(Checkpoint, RoundTripKeepsEveryBitOfF32) { expect_round_trip<float>(DType::kF32); }
 TEST(Checkpoint, RoundTripKeepsEveryBitOfF64) { expect_round_trip<double>(DType::kF64); }
 
+/// A list of one parameter and the buffers of one BatchNorm.
+struct ListWithBuffers {
+  ListWithBuffers() {
+    list.add("bn1.weight", Variable::parameter({2}));
+    list.add_buffer("bn1.running_mean", Variable::parameter({2}));
+    list.add_buffer("bn1.num_batches_tracked", Variable::parameter({}));
+    list.allocate(cpu_backend(), DType::kF32);
+  }
+  std::vector<float> buffer(size_t index) {
+    return ParameterList::view(list.buffer_values(), list.buffers()[index]).to_vector<float>();
+  }
+  ParameterList list;
+};
+
+TEST(Checkpoint, HoldsRunningStatisticsBesideTheWeights) {
+  const ScratchFolder folder;
+  ListWithBuffers model, loaded;
+  ParameterList::view(model.list.buffer_values(), model.list.buffers()[0])
+      .copy_from_host(std::vector<float>{0.25f, -3}.data());
+  save_checkpoint(folder.path("a"), small_config(), model.list, small_tokenizer(), nullptr);
+  load_parameters(folder.path("a"), loaded.list);
+  EXPECT_EQ(loaded.buffer(0), (std::vector<float>{0.25f, -3}));
+  EXPECT_EQ(loaded.list.count(), 2);
+}
+
+TEST(Checkpoint, ReadsPyTorchsCountOfBatchesWhichIsAnI64) {
+  const ScratchFolder folder;
+  ListWithBuffers model;
+  save_checkpoint(folder.path("a"), small_config(), model.list, small_tokenizer(), nullptr);
+  const std::string header =
+      R"({"bn1.num_batches_tracked":{"dtype":"I64","shape":[],"data_offsets":[0,8]},)"
+      R"("bn1.running_mean":{"dtype":"F32","shape":[2],"data_offsets":[8,16]},)"
+      R"("bn1.weight":{"dtype":"F32","shape":[2],"data_offsets":[16,24]}})";
+  const uint64_t length = header.size();
+  const int64_t count = 70000;
+  std::string bytes(reinterpret_cast<const char*>(&length), sizeof length);
+  bytes += header + std::string(reinterpret_cast<const char*>(&count), sizeof count);
+  write_file(folder.path("a") + kWeights, bytes + std::string(16, '\0'));
+  load_parameters(folder.path("a"), model.list);
+  EXPECT_EQ(model.buffer(1), std::vector<float>{70000});
+}
+
 TEST(Checkpoint, SavingTheSameStateTwiceGivesTheSameBytes) {
   const ScratchFolder folder;
   SmallModel model;

@@ -62,7 +62,8 @@ TEST(Config, PresetsHaveTheParameterCountsOfOpenClip) {
 }
 
 TEST(Config, PlainNamesComputeGeluAndQuickgeluNamesQuickGelu) {
-  for (const std::string name : {"ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336"}) {
+  for (const std::string name : {"RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-32",
+                                 "ViT-B-16", "ViT-L-14", "ViT-L-14-336"}) {
     EXPECT_EQ(preset(name).gelu, Gelu::kErf) << name;
     ClipConfig quick = preset(name + "-quickgelu");
     EXPECT_EQ(quick.gelu, Gelu::kQuick) << name;
@@ -139,13 +140,9 @@ TEST(Config, RefusesFieldsThatAskForAnotherModel) {
       {"/model_cfg/multimodal_cfg", json::object()},
       {"/model_cfg/init_logit_bias", "-10"},
       {"/model_cfg/vision_cfg/timm_model_name", "convnext_base"},
-      {"/model_cfg/vision_cfg/layers", {3, 4, 6, 3}},
       {"/model_cfg/vision_cfg/attentional_pool", true},
-      {"/model_cfg/vision_cfg/no_ln_pre", true},
-      {"/model_cfg/vision_cfg/pool_type", "avg"},
+      {"/model_cfg/vision_cfg/pool_type", "none"},
       {"/model_cfg/vision_cfg/pos_embed_type", "sin_cos_2d"},
-      {"/model_cfg/vision_cfg/final_ln_after_pool", true},
-      {"/model_cfg/vision_cfg/ls_init_value", 1e-4},
       {"/model_cfg/vision_cfg/act_kwargs", {{"approximate", "tanh"}}},
       {"/model_cfg/vision_cfg/norm_kwargs", {{"eps", 1e-6}}},
       {"/model_cfg/vision_cfg/qk_norm", true},
@@ -193,6 +190,40 @@ TEST(Config, KeepsTheSigmoidLossInOpenClipsFields) {
   const ClipConfig read = config_from_json(to_json(config), "x");
   EXPECT_EQ(read.init_logit_bias, config.init_logit_bias);
   EXPECT_EQ(read.init_logit_scale, config.init_logit_scale);
+}
+
+TEST(Config, ReadsTheResNetsAndPoolsOfOpenClipsFiles) {
+  json file = small_file();
+  json& vision = file["model_cfg"]["vision_cfg"];
+  vision = {{"image_size", 64}, {"layers", {3, 4, 6, 3}}, {"width", 64}, {"patch_size", nullptr}};
+  const ClipConfig resnet = config_from_json(file.dump(), "file");
+  EXPECT_EQ(resnet.vision.stages, (std::vector<int64_t>{3, 4, 6, 3}));
+  EXPECT_EQ(resnet.vision.heads(), 32);
+  EXPECT_EQ(resnet.vision.patches(), 4);
+  EXPECT_EQ(to_json(config_from_json(to_json(resnet), "file")), to_json(resnet));
+  file = small_file();
+  file["model_cfg"]["vision_cfg"].update({{"no_ln_pre", true},
+                                          {"pool_type", "avg"},
+                                          {"final_ln_after_pool", true},
+                                          {"ls_init_value", 1e-4}});
+  file["model_cfg"]["text_cfg"]["ls_init_value"] = 0.1;
+  const ClipConfig vit = config_from_json(file.dump(), "file");
+  EXPECT_TRUE(vit.vision.no_ln_pre && vit.vision.final_ln_after_pool);
+  EXPECT_EQ(vit.vision.pool, Pool::kAverage);
+  EXPECT_EQ(vit.vision.ls_init_value, 1e-4);
+  EXPECT_EQ(vit.text.ls_init_value, 0.1);
+  EXPECT_EQ(to_json(config_from_json(to_json(vit), "file")), to_json(vit));
+}
+
+TEST(Config, AResNetsSizesMustFitItsStridesAndHeads) {
+  for (const auto& [field, value] : std::vector<std::pair<const char*, json>>{
+           {"image_size", 48}, {"width", 7}, {"head_width", 100}}) {
+    json file = small_file();
+    file["model_cfg"]["vision_cfg"] = {{"image_size", 64}, {"layers", {1, 1, 1, 1}}, {"width", 64}};
+    file["model_cfg"]["vision_cfg"][field] = value;
+    const std::string message = refusal(file);
+    EXPECT_TRUE(says(message, "some/config.json: ", field)) << message;
+  }
 }
 
 TEST(Config, AcceptsFieldsThatChangeNothing) {
@@ -263,6 +294,13 @@ TEST(Config, NamesTheFieldOfAWrongOrMissingValue) {
       {"/model_cfg/vision_cfg/patch_size", 7},
       {"/model_cfg/vision_cfg/image_size", 9'000'000'000'000'000},
       {"/model_cfg/vision_cfg/layers", 18'446'744'073'709'551'615u},
+      {"/model_cfg/vision_cfg/layers", json::array()},
+      {"/model_cfg/vision_cfg/layers", {3, 4, 6}},
+      {"/model_cfg/vision_cfg/layers", {3, 4, 0, 3}},
+      {"/model_cfg/vision_cfg/layers", {3, 4, "6", 3}},
+      {"/model_cfg/vision_cfg/ls_init_value", 0},
+      {"/model_cfg/vision_cfg/ls_init_value", 2},
+      {"/model_cfg/vision_cfg/no_ln_pre", 1},
       {"/model_cfg/text_cfg/heads", 3},
       {"/model_cfg/text_cfg/context_length", 1},
       {"/model_cfg/text_cfg/vocab_size", 0},

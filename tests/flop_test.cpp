@@ -16,6 +16,21 @@ TEST(NeededFlop, IsTheWholeForwardPassLessWhatTheLastBlockLeavesOut) {
   EXPECT_NEAR(flop.text + saved(77, 512), 5.96e9, 0.01e9);
 }
 
+// RN50's picture takes 12.22 GFLOP there, where all 50 rows of the pool are queries.
+TEST(NeededFlop, OfAResNetIsThatOfItsConvolutionsAndAPoolOfOneQuery) {
+  const double rn50 = needed_forward_flop(preset("RN50"), 77).image;
+  const double saved = 49 * 2048.0 * (2 * 2048 + 2 * 1024 + 4 * 50);
+  EXPECT_NEAR(rn50 + saved, 12.22e9, 0.01e9);
+}
+
+TEST(NeededFlop, OfAMeanOfPatchesIncludesAllRowsOfTheLastBlock) {
+  ClipConfig config = preset("ViT-B-32");
+  const double one_row = needed_forward_flop(config, 20).image;
+  config.vision.pool = Pool::kAverage;
+  EXPECT_EQ(needed_forward_flop(config, 20).image - one_row,
+            49 * (20 * 768.0 * 768.0 + 4 * 50 * 768.0));
+}
+
 TEST(NeededFlop, OfTrainingIsThatOfTheKnownModels) {
   const auto giga = [](const char* model) { return needed_flop(preset(model), 20) / 1e9; };
   EXPECT_NEAR(giga("ViT-B-32"), 29.0, 0.05);  // half of the last digit

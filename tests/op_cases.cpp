@@ -80,6 +80,46 @@ Variable sigmoid_loss_of_unit_vectors(const Inputs& in, int64_t tile_columns) {
   return siglip_loss(l2_normalize(in[0]), l2_normalize(in[1]), in[2], in[3], *comm, tile_columns);
 }
 
+/// One query row for each sequence of `keys` rows.
+Sequences one_query_of(const Variable& q, int64_t keys) {
+  std::vector<int32_t> queries, offsets;
+  for (int64_t i = 0; i <= q.size(0); ++i) {
+    queries.push_back(static_cast<int32_t>(i));
+    offsets.push_back(static_cast<int32_t>(i * keys));
+  }
+  return {int_tensor(q, queries), int_tensor(q, offsets), 1, keys};
+}
+
+/// Running statistics off 0 and 1.
+RunningStatistics running_statistics(const Variable& x) {
+  const DType dtype = sum_dtype(x.dtype());
+  RunningStatistics running{random_tensor({x.width()}, dtype, x.backend(), 8, 1),
+                            Tensor::empty(x.backend(), {x.width()}, dtype),
+                            Tensor::zeros(x.backend(), {}, dtype)};
+  const std::vector<float> variances(static_cast<size_t>(x.width()), 1.5f);
+  running.variance.backend().convert(running.variance,
+                                     Tensor::from<float>(x.backend(), {x.width()}, variances));
+  return running;
+}
+
+BatchNormMode of_batch() {
+  static const auto comm = make_single_communicator();
+  return {comm.get(), BatchNormMode::Running::kMoved};
+}
+
+/// x, residual (absent where null), weight, bias
+Variable batch_norm(const Variable& x, const Variable* residual, const Variable& weight,
+                    const Variable& bias, const BatchNormMode& mode, Relu relu) {
+  return batch_norm_relu(x, residual == nullptr ? Variable() : *residual, weight, bias,
+                         running_statistics(x), mode, relu);
+}
+
+/// Multiply-adds of a convolution of stride 1, times two: forward, and twice backward.
+double convolution_flop(const Shapes& shapes) {
+  return 6.0 * static_cast<double>(shapes[0].numel()) / static_cast<double>(shapes[0][3]) *
+         static_cast<double>(shapes[1].numel());
+}
+
 Outputs both(const ResidualNorm& result) { return {result.sum, result.normed}; }
 
 double product_flop(const Shapes& shapes) {  // x [R, K], weight [M, K] or [K, M]
@@ -107,6 +147,8 @@ std::vector<OpCase> make_op_cases() {
        [](auto& in) { return Outputs{linear(in[0], in[1])}; }},
       {"project", {{31, 33}, {33, 7}}, {{256, 192}, {192, 256}},
        [](auto& in) { return Outputs{project(in[0], in[1])}; }, product_flop},
+      {"project_with_bias", {{31, 33}, {7, 33}, {7}}, {},
+       [](auto& in) { return Outputs{project(in[0], in[1], in[2])}; }},
       {"slice_rows_in_two", {{33, 7}}, {},
        [](auto& in) { return Outputs{slice_rows(in[0], 0, 12), slice_rows(in[0], 12, 33)}; }},
       with_activations(0, {"slice_rows_of_bias", {{33}}, {},
@@ -123,6 +165,8 @@ std::vector<OpCase> make_op_cases() {
        [](auto& in) { return Outputs{bias_residual_layer_norm(in[0], in[1], in[2], in[3], in[4]).sum}; }}),
       {"bias_residual_layer_norm_of_itself", {{7, 31}, {31}, {31}, {31}}, {},
        [](auto& in) { return both(bias_residual_layer_norm(in[0], in[0], in[1], in[2], in[3])); }},
+      with_activations(2, {"bias_residual_layer_norm_no_bias", {{5, 31}, {5, 31}, {31}, {31}}, {},
+       [](auto& in) { return both(bias_residual_layer_norm(in[0], in[1], {}, in[2], in[3])); }}),
       {"bias_gelu_quick", {{33, 7}, {7}}, {{16640, 768}, {768}},
        [](auto& in) { return Outputs{bias_gelu(in[0], in[1], Gelu::kQuick)}; }},
       {"bias_gelu_erf", {{33, 7}, {7}}, {{16640, 768}, {768}},
@@ -152,6 +196,34 @@ std::vector<OpCase> make_op_cases() {
        [](auto& in) { return Outputs{token_embedding(in[0], in[1], random_captions(in[0], in[1]))}; }}),
       {"gather_rows", {{33, 7}}, {{16640, 192}},
        [](auto& in) { return Outputs{gather_rows(in[0], every_third_row(in[0]))}; }},
+      with_activations(3, {"attention_one_query_row_of_three_matrices", {{3, 10}, {33, 10}, {33, 10}}, {},
+       [](auto& in) { return Outputs{attention(in[0], in[1], in[2], one_query_of(in[0], 11), {.heads = 2})}; }}),
+      {"scale_columns", {{33, 7}, {7}}, {{16640, 192}, {192}},
+       [](auto& in) { return Outputs{scale_columns(in[0], in[1])}; }},
+      {"conv2d", {{2, 5, 7, 3}, {5, 3, 3, 3}}, {{8, 56, 56, 64}, {64, 64, 3, 3}},
+       [](auto& in) { return Outputs{conv2d(in[0], in[1])}; }, convolution_flop},
+      {"conv2d_stride_2", {{3, 6, 5, 4}, {7, 4, 3, 3}}, {},
+       [](auto& in) { return Outputs{conv2d(in[0], in[1], 2)}; }},
+      {"conv2d_of_one_pixel", {{3, 1, 1, 5}, {2, 5, 3, 3}}, {},
+       [](auto& in) { return Outputs{conv2d(in[0], in[1])}; }},
+      {"conv2d_1x1", {{2, 5, 3, 7}, {9, 7, 1, 1}}, {{8, 56, 56, 64}, {256, 64, 1, 1}},
+       [](auto& in) { return Outputs{conv2d(in[0], in[1])}; }, convolution_flop},
+      {"batch_norm_relu", {{3, 11, 1, 7}, {7}, {7}}, {{8, 56, 56, 64}, {64}, {64}},
+       [](auto& in) { return Outputs{batch_norm(in[0], nullptr, in[1], in[2], of_batch(), Relu::kYes)}; }},
+      with_activations(2, {"batch_norm_relu_residual_two_segments", {{300, 5}, {300, 5}, {5}, {5}}, {{8, 56, 56, 256}, {8, 56, 56, 256}, {256}, {256}},
+       [](auto& in) { return Outputs{batch_norm(in[0], &in[1], in[2], in[3], of_batch(), Relu::kYes)}; }}),
+      {"batch_norm_relu_left_out", {{31, 33}, {33}, {33}}, {},
+       [](auto& in) { return Outputs{batch_norm(in[0], nullptr, in[1], in[2], of_batch(), Relu::kNo)}; }},
+      with_activations(2, {"batch_norm_relu_of_running_statistics", {{33, 7}, {33, 7}, {7}, {7}}, {},
+       [](auto& in) { return Outputs{batch_norm(in[0], &in[1], in[2], in[3], {}, Relu::kYes)}; }}),
+      {"batch_norm_relu_of_itself", {{33, 7}, {7}, {7}}, {},
+       [](auto& in) { return Outputs{batch_norm(in[0], &in[0], in[1], in[2], of_batch(), Relu::kYes)}; }},
+      {"avg_pool", {{2, 4, 6, 7}}, {{8, 112, 112, 64}},
+       [](auto& in) { return Outputs{avg_pool(in[0], 2)}; }},
+      {"mean_rows", {{33, 5}}, {},
+       [](auto& in) { return Outputs{mean_rows(in[0], 11)}; }},
+      {"mean_token", {{3, 2, 3, 7}, {7, 7}}, {{64, 7, 7, 2048}, {50, 2048}},
+       [](auto& in) { return Outputs{mean_token(in[0], in[1])}; }},
       with_activations(OpCase::kFeatures, {"l2_normalize", {{31, 33}}, {{1024, 512}},
        [](auto& in) { return Outputs{l2_normalize(in[0])}; }}),
       with_activations(OpCase::kFeatures, {"clip_loss", {{31, 7}, {31, 7}, {}}, {{1024, 512}, {1024, 512}, {}},

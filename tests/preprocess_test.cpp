@@ -80,8 +80,8 @@ TEST(Preprocess, RefusesAShortSideBelowTheCrop) {
 
 TEST(Preprocess, ItsStatisticsAreThoseThatTheImageTowerNormalisesWith) {
   Backend& backend = cpu_backend();
-  const auto features_of = [&](uint8_t value, double mean, double std) {
-    ClipConfig config = tiny_config();
+  const auto features_of = [&](uint8_t value, double mean, double std, bool resnet = false) {
+    ClipConfig config = resnet ? tiny_resnet_config() : tiny_config();
     config.vision.preprocess.mean.fill(mean);
     config.vision.preprocess.std.fill(std);
     ClipModel model(config, backend);
@@ -98,6 +98,8 @@ TEST(Preprocess, ItsStatisticsAreThoseThatTheImageTowerNormalisesWith) {
       EXPECT_NEAR(same[i], features[i], 1e-4);  // F32 through two blocks
   }
   EXPECT_GT(std::abs(features_of(51, 0.1, 1)[0] - features[0]), 1e-3);
+  EXPECT_EQ(features_of(51, 0, 1, true), features_of(102, 0, 2, true));
+  EXPECT_NE(features_of(51, 0, 1, true), features_of(51, 0.1, 1, true));
 }
 
 TEST(HuggingFaceProcessor, OfPublishedFoldersIsClipsOwnButForTheRoundingOfTheCrop) {

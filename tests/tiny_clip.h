@@ -10,11 +10,15 @@ inline constexpr int64_t kTinyPairs = 5;
 
 ClipConfig tiny_config(Gelu gelu = Gelu::kQuick);
 
-/// Draws every parameter from its name.
+/// A ModifiedResNet of 64 pixels, 2 + 1 + 1 + 1 blocks and 4 channels, with the same text tower.
+ClipConfig tiny_resnet_config();
+
+/// Draws every parameter and running statistic from its name.
 void randomize(ParameterList& parameters);
 
-Tensor tiny_images(int64_t step, Backend& backend);             ///< U8 [5, 24, 24, 3]
-std::vector<std::vector<int32_t>> tiny_captions(int64_t step);  ///< 5 captions of 2 ... 12 tokens
+Tensor tiny_images(int64_t step, Backend& backend, int64_t size = 24);  ///< U8 [5, size, size, 3]
+/// 5 captions of 2 ... 12 tokens; drawn after the pictures of that size
+std::vector<std::vector<int32_t>> tiny_captions(int64_t step, int64_t size = 24);
 
 /// The values of a float tensor as F64, whatever its dtype.
 std::vector<double> to_doubles(const Tensor& tensor);

@@ -281,5 +281,40 @@ TEST_F(TrainApp, MeasuresEmojiScenesAndTheCommandItNamesWorks) {
   expect_contains(shown.output, "runs/a/samples/4.png");
 }
 
+TEST_F(TrainApp, AResNetLearnsScenesAndGoesOnBitForBit) {
+  folder_.write("resnet.json", R"({
+    "embed_dim": 32, "quick_gelu": true,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
+    "text_cfg": {"context_length": 16, "vocab_size": 700, "width": 32, "heads": 2, "layers": 1}})");
+  const auto run = [&](const std::string& name, const Strings& own) {
+    Strings all = {
+        "--model", "resnet.json", "--batch-size",        "16", "--device", "cpu", "--name", name,
+        "--lr",    "2e-3",        "--log-every-n-steps", "1"};
+    all.insert(all.end(), own.begin(), own.end());
+    return run_app("train", all, folder_);
+  };
+  const Strings sixty = {"--steps", "60", "--save-steps", "30"};
+  const AppResult whole = run("whole", sixty);
+  ASSERT_EQ(whole.status, 0) << whole.err;
+  const auto entries = log("whole");
+  const auto mean_loss = [&](size_t first) {
+    double sum = 0;
+    for (size_t i = first; i < first + 10; ++i) sum += entries[i]["loss"].get<double>() / 10;
+    return sum;
+  };
+  EXPECT_LT(mean_loss(50), mean_loss(0) - 0.3);  // chance is ln 16 = 2.77, and single losses vary
+  fs::remove_all(run_path("whole") + "/checkpoints/step_60");
+  const std::string expected = weights("whole", 30);
+  const AppResult resumed = resume({"runs/whole"});
+  ASSERT_EQ(resumed.status, 0) << resumed.err;
+  ASSERT_EQ(run("again", sixty).status, 0);
+  EXPECT_TRUE(weights("whole", 60) == weights("again", 60));
+  EXPECT_FALSE(expected == weights("again", 60));
+
+  const AppResult micro = run("micro", {"--steps", "1", "--accum-freq", "2"});
+  ASSERT_EQ(micro.status, 0) << micro.err;
+  expect_contains(micro.out, "each micro-batch of 16 pairs is normalised by itself");
+}
+
 }  // namespace
 }  // namespace clip

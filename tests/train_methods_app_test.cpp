@@ -86,6 +86,30 @@ TEST_F(TrainMethods, ASiglipModelNamesPicturesWithEachLabelsOwnProbability) {
   EXPECT_GT(std::abs(total - 1), 1e-3);
 }
 
+TEST_F(TrainMethods, ALockedResNetKeepsItsWeightsAndRunningStatistics) {
+  folder_.write("m.json", R"({
+    "embed_dim": 16, "quick_gelu": true,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
+    "text_cfg": {"context_length": 16, "vocab_size": 700, "width": 32, "heads": 2, "layers": 1}})");
+  ASSERT_EQ(train("start", {"--steps", "2", "--precision", "bf16"}).status, 0);
+  const AppResult result = lit("a", {"--lock-image"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const auto is_kept = [&](const std::string& name) {
+    const auto values = tensor("start", 2, name);
+    EXPECT_FALSE(values.empty()) << name;
+    return values == tensor("a", 6, name);
+  };
+  EXPECT_TRUE(is_kept("visual.layer2.0.conv1.weight"));
+  EXPECT_TRUE(is_kept("visual.layer2.0.bn1.running_mean"));
+  EXPECT_FALSE(is_kept(kTextWeight));
+  EXPECT_EQ(run_app("zero_shot",
+                    {"--checkpoint", "runs/a", "--images", "pairs/00.png", "--labels", "cat,tree"},
+                    folder_)
+                .status,
+            0);
+  expect_refused(train("c", {"--patch-dropout", "0.5"}), "train", 2, {"--patch-dropout", "ResNet"});
+}
+
 TEST_F(TrainMethods, ACheckpointKeepsItsLoss) {
   ASSERT_EQ(train("clip", {"--steps", "1"}).status, 0);
   ASSERT_EQ(train("siglip", {"--siglip", "--steps", "1"}).status, 0);

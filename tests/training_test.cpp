@@ -128,7 +128,7 @@ TEST(Training, ASkippedStepLeavesTheModelAsItWas) {
   ClipModel model(tiny_config(), cpu_backend());
   initialize(model.parameters, model.clip.config, 1);
   AdamW optimizer(model.parameters, {});
-  Tensor scale = model.clip.visual.proj.value();
+  Tensor scale = model.parameters.find("visual.proj").value();
   std::vector<float> poisoned = scale.to_vector<float>();
   poisoned[0] = std::numeric_limits<float>::infinity();
   scale.copy_from_host(poisoned.data());

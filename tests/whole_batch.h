@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 
 #include "engine/random.h"
 #include "models/patch_dropout.h"
@@ -12,13 +13,14 @@
 
 namespace clip {
 
-/// Rows [begin, end) of an endless batch of noise and captions of 2 ... 9 tokens, in micro-batches.
-inline std::vector<Batch> rows_of_batch(int64_t step, int64_t begin, int64_t end, int64_t parts,
+/// Rows of an endless batch of noise and captions of 2 ... 9 tokens, in micro-batches.
+inline std::vector<Batch> rows_of_batch(int64_t step, const std::vector<int64_t>& rows,
+                                        int64_t parts, int64_t size = 24,
                                         Backend& backend = cpu_backend()) {
   HostBatch batch;
-  for (int64_t row = begin; row < end; ++row) {
+  for (const int64_t row : rows) {
     Random random(static_cast<uint64_t>(step), static_cast<uint64_t>(row));
-    for (int64_t i = 0; i < 24 * 24 * 3; ++i)
+    for (int64_t i = 0; i < size * size * 3; ++i)
       batch.images.push_back(static_cast<uint8_t>(random.bits()));
     std::vector<int32_t> caption = {62};
     for (uint64_t length = random.below(8); caption.size() <= length;)
@@ -26,14 +28,24 @@ inline std::vector<Batch> rows_of_batch(int64_t step, int64_t begin, int64_t end
     caption.push_back(63);
     batch.tokens.push_back(caption);
   }
-  return to_device(batch, 24, backend, parts);
+  return to_device(batch, size, backend, parts);
+}
+
+inline std::vector<int64_t> range(int64_t begin, int64_t end) {
+  std::vector<int64_t> rows(static_cast<size_t>(end - begin));
+  std::iota(rows.begin(), rows.end(), begin);
+  return rows;
 }
 
 /// Rows of this rank out of `pairs` of the global batch.
+inline std::vector<int64_t> rows_of_rank(const Communicator& comm, int64_t pairs) {
+  const int64_t rows = pairs / comm.size();
+  return range(comm.rank() * rows, (comm.rank() + 1) * rows);
+}
+
 inline std::vector<Batch> batch_of_rank(const Communicator& comm, int64_t step, int64_t pairs,
                                         int64_t parts, Backend& backend = cpu_backend()) {
-  const int64_t rows = pairs / comm.size();
-  return rows_of_batch(step, comm.rank() * rows, (comm.rank() + 1) * rows, parts, backend);
+  return rows_of_batch(step, rows_of_rank(comm, pairs), parts, 24, backend);
 }
 
 /// What a gradient is of, and how it is computed.

@@ -1,6 +1,8 @@
 // Any number of ranks and micro-batches gives the gradients of one process on the whole batch.
 #include "tests/whole_batch.h"
 
+#include <functional>
+
 #include "tests/thread_ranks.h"
 
 namespace clip {
@@ -77,7 +79,58 @@ TEST(RecomputedActivations, GiveTheSameBits) {
             gradients({1, 1}, 6, {.activations = Activations::kRecomputed}));
 }
 
-TEST(ToDevice, RefusesMicroBatchesOfUnequalSize) { EXPECT_THROW(rows_of_batch(0, 0, 5, 2), Error); }
+/// Gradients and running statistics of a ResNet after one step of each rank's micro-batches.
+struct ResNetStep {
+  std::vector<double> gradients, running;
+  double batches = 0;  // that its statistics have seen
+};
+
+using RowsOfRank = std::function<std::vector<int64_t>(const Communicator&)>;
+
+ResNetStep resnet_step(const Split& split, const RowsOfRank& rows, Activations activations) {
+  return on_ranks(split.ranks, [&](Communicator& comm) {
+    ClipModel model(tiny_resnet_config(), cpu_backend(), DType::kF64);
+    model.clip.towers.activations = activations;
+    randomize(model.parameters);
+    model.parameters.allocate_training_state();
+    contrast_and_gradients(model, rows_of_batch(0, rows(comm), split.micro_batches, 64), comm);
+    const auto& stem = std::get<ModifiedResNet>(model.clip.visual).bn1;
+    return ResNetStep{to_doubles(model.parameters.gradients()),
+                      to_doubles(model.parameters.buffer_values()),
+                      stem.num_batches_tracked.value().item()};
+  })[static_cast<size_t>(split.ranks - 1)];
+}
+
+void expect_equal(const ResNetStep& actual, const ResNetStep& expected) {
+  expect_relative(actual.gradients, expected.gradients, 1e-12);  // roundings of 1e-16
+  expect_relative(actual.running, expected.running, 1e-12);
+  EXPECT_EQ(actual.batches, expected.batches);
+}
+
+TEST(ResNetOverRanks, GivesTheGradientsAndStatisticsOfOneProcess) {
+  const auto rows = [](const Communicator& comm) { return rows_of_rank(comm, 6); };
+  const ResNetStep expected = resnet_step({1, 1}, rows, Activations::kKept);
+  EXPECT_EQ(expected.batches, 1);
+  for (const int64_t ranks : {2, 3})
+    for (const Activations activations : {Activations::kKept, Activations::kRecomputed})
+      expect_equal(resnet_step({ranks, 1}, rows, activations), expected);
+}
+
+TEST(ResNetOverRanks, NormalisesEachMicroBatchOverAllRanksAndMovesStatisticsOnceForIt) {
+  // One process whose micro-batches hold what those of two ranks hold together.
+  const auto together = [](const Communicator&) {
+    return std::vector<int64_t>{0, 1, 4, 5, 2, 3, 6, 7};
+  };
+  const auto rows = [](const Communicator& comm) { return rows_of_rank(comm, 8); };
+  const ResNetStep expected = resnet_step({1, 2}, together, Activations::kKept);
+  EXPECT_EQ(expected.batches, 2);
+  for (const Activations activations : {Activations::kKept, Activations::kRecomputed})
+    expect_equal(resnet_step({2, 2}, rows, activations), expected);
+}
+
+TEST(ToDevice, RefusesMicroBatchesOfUnequalSize) {
+  EXPECT_THROW(rows_of_batch(0, range(0, 5), 2), Error);
+}
 
 }  // namespace
 }  // namespace clip

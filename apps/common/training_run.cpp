@@ -5,7 +5,9 @@
 
 namespace clip {
 
-ModelSource choose_model(const TrainOptions& options) {
+namespace {
+
+ModelSource source_of(const TrainOptions& options) {
   ModelSource source;
   source.checkpoint = options.resume_checkpoint;
   if (source.checkpoint.empty() && !options.pretrained.empty())
@@ -28,6 +30,16 @@ ModelSource choose_model(const TrainOptions& options) {
     source.tokenizer = std::make_shared<Tokenizer>(options.vocabulary.load());
     source.config.text.vocab_size = source.tokenizer->vocab_size();
   }
+  return source;
+}
+
+}  // namespace
+
+ModelSource choose_model(const TrainOptions& options) {
+  ModelSource source = source_of(options);
+  if (source.config.vision.is_resnet() && options.patch_dropout > 0)
+    throw UsageError(concat("--patch-dropout must be 0 with a ResNet, which has no patches, got ",
+                            options.patch_dropout));
   return source;
 }
 
@@ -80,9 +92,9 @@ std::unique_ptr<Communicator> join_gpus(Communicator& ranks, Backend& backend) {
 }
 
 void share_parameters(ParameterList& parameters, Communicator& comm) {
-  for (Tensor* flat :
-       {&parameters.values(), &parameters.first_moments(), &parameters.second_moments()})
-    comm.broadcast(*flat, 0);
+  for (Tensor* flat : {&parameters.values(), &parameters.first_moments(),
+                       &parameters.second_moments(), &parameters.buffer_values()})
+    if (flat->numel() > 0) comm.broadcast(*flat, 0);
   comm.wait();
   parameters.round_values();
 }

@@ -27,23 +27,23 @@ def draw(shape, low, high, name):
     return torch.tensor([random.uniform(low, high) for _ in range(count)], dtype=torch.float64).reshape(shape)
 
 
-def make_model(quick_gelu):
-    model = CLIP(**CONFIG, quick_gelu=quick_gelu).double()
+def make_model(quick_gelu, config=CONFIG):
+    model = CLIP(**config, quick_gelu=quick_gelu).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name == "logit_scale":
                 parameter.copy_(draw((), 1.0, 2.0, name))
-            elif ".ln_" in "." + name and name.endswith("weight"):
+            elif name.endswith("gamma") or parameter.ndim == 1 and name.endswith("weight"):
                 parameter.copy_(draw(tuple(parameter.shape), 0.5, 1.5, name))
             else:
                 parameter.copy_(draw(tuple(parameter.shape), -0.3, 0.3, name))
     return model
 
 
-def batch(step):
+def batch(step, image=IMAGE):
     random = Random(2, f"batch {step}")
-    pixels = [random.below(256) for _ in range(PAIRS * IMAGE * IMAGE * 3)]
-    images = torch.tensor(pixels, dtype=torch.float64).reshape(PAIRS, IMAGE, IMAGE, 3)
+    pixels = [random.below(256) for _ in range(PAIRS * image * image * 3)]
+    images = torch.tensor(pixels, dtype=torch.float64).reshape(PAIRS, image, image, 3)
     images = ((images / 255 - MEAN) / STD).permute(0, 3, 1, 2).contiguous()
     texts = torch.zeros(PAIRS, CONTEXT, dtype=torch.long)
     for row in range(PAIRS):
@@ -54,7 +54,8 @@ def batch(step):
 
 
 def loss_of(model, step):
-    image_features, text_features, scale = model(*batch(step))
+    size = np.atleast_1d(model.visual.image_size)[0]
+    image_features, text_features, scale = model(*batch(step, size))
     return ClipLoss()(image_features, text_features, scale)
 
 
@@ -103,4 +104,5 @@ def main():
     print(json.dumps(result, indent=1))
 
 
-main()
+if __name__ == "__main__":
+    main()
