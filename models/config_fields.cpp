@@ -157,8 +157,7 @@ const json* ConfigFields::take(const char* field) {
 }
 
 int64_t ConfigFields::whole_number(const char* field, const json& value) const {
-  if (value.is_array())
-    fail(field, "must be one whole number", value);
+  if (value.is_array()) fail(field, "must be one whole number", value);
   if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{1} << 62)
     fail(field, "must be a whole number", value);
   return value.get<int64_t>();

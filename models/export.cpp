@@ -63,8 +63,11 @@ SafetensorsItem part_of(const SafetensorsItem& whole, const NamedPart& part) {
 }
 
 std::vector<SafetensorsItem> items_of(const ClipModel& model, const ExportOptions& options) {
+  std::vector<Parameter> all = model.parameters.parameters();
+  const std::vector<Parameter>& buffers = model.parameters.buffers();
+  all.insert(all.end(), buffers.begin(), buffers.end());
   std::vector<SafetensorsItem> items;
-  for (const Parameter& parameter : model.parameters.parameters()) {
+  for (const Parameter& parameter : all) {
     if (!is_wanted(parameter.name, options.towers)) continue;
     const SafetensorsItem whole = item_of(parameter, options.stored_as);
     if (options.layout != ModelLayout::kHuggingFace) {

@@ -123,8 +123,7 @@ bool is_bookkeeping(const std::string& name) {
   const auto ends = [&](std::string_view tail) {
     return name == tail || (name.ends_with(tail) && name[name.size() - tail.size() - 1] == '.');
   };
-  return names.contains(name) || ends("attn_mask") || ends("position_ids") ||
-         ends("num_batches_tracked");
+  return names.contains(name) || ends("attn_mask") || ends("position_ids");
 }
 
 }  // namespace clip

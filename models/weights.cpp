@@ -185,8 +185,9 @@ bool same_sizes(const ClipConfig& a, const ClipConfig& b) {
   const VisionConfig &u = a.vision, &v = b.vision;
   const TextConfig &s = a.text, &t = b.text;
   return a.embed_dim == b.embed_dim && u.width == v.width && u.layers == v.layers &&
-         u.patch_size == v.patch_size && u.mlp_width() == v.mlp_width() && s.width == t.width &&
-         s.layers == t.layers && s.mlp_width() == t.mlp_width() && s.vocab_size == t.vocab_size;
+         u.stages == v.stages && u.patch_size == v.patch_size && u.mlp_width() == v.mlp_width() &&
+         s.width == t.width && s.layers == t.layers && s.mlp_width() == t.mlp_width() &&
+         s.vocab_size == t.vocab_size;
 }
 
 void choose_heads(ClipConfig& config, const std::string& path) {
@@ -198,8 +199,9 @@ void choose_heads(ClipConfig& config, const std::string& path) {
     return;
   }
   constexpr int64_t kHeadWidth = 64;
-  if (config.vision.width % kHeadWidth != 0 || config.text.width % kHeadWidth != 0)
-    throw UsageError(concat(path, ": widths ", config.vision.width, " and ", config.text.width,
+  if (config.vision.feature_width() % kHeadWidth != 0 || config.text.width % kHeadWidth != 0)
+    throw UsageError(concat(path, ": widths ", config.vision.feature_width(), " and ",
+                            config.text.width,
                             " are no multiples of 64, so the number of heads cannot be known; "
                             "--model FILE.json gives it, an open_clip configuration"));
   config.vision.head_width = kHeadWidth;
@@ -223,6 +225,40 @@ void choose_loss(ClipConfig& config, const Weights& weights) {
     config = with_sigmoid_loss(config, kInitLogitBias);
 }
 
+constexpr const char* kHidden = "transformer.resblocks.0.mlp.c_fc.weight";
+
+/// The side of the square that the rows of a positional embedding make, the first one left out.
+int64_t side_of(const Weights& weights, const std::string& embedding) {
+  const int64_t places = size_in(weights, embedding, 2, 0) - 1;
+  const int64_t side = places < int64_t{1} << 30 ? square_root(places) : 0;
+  CLIP_CHECK(side > 0 && side * side == places, weights.path(), ": ", embedding, " has ", places,
+             " rows beside the first, which is no square of patches");
+  return side;
+}
+
+VisionConfig vit_of(const Weights& weights) {
+  VisionConfig vision;
+  vision.width = size_in(weights, "visual.conv1.weight", 4, 0);
+  vision.patch_size = size_in(weights, "visual.conv1.weight", 4, 3);
+  vision.image_size = side_of(weights, "visual.positional_embedding") * vision.patch_size;
+  vision.layers = count_blocks(weights, "visual.");
+  vision.mlp_ratio = mlp_ratio_of(size_in(weights, concat("visual.", kHidden), 2, 0), vision.width);
+  return vision;
+}
+
+VisionConfig resnet_of(const Weights& weights) {
+  VisionConfig vision;
+  constexpr int64_t kStride = 32;  // of the last map
+  vision.width = size_in(weights, "visual.layer1.0.conv1.weight", 4, 0);
+  vision.image_size = side_of(weights, "visual.attnpool.positional_embedding") * kStride;
+  for (int64_t stage = 1; stage <= 4; ++stage) {
+    int64_t blocks = 0;
+    while (weights.find(concat("visual.layer", stage, '.', blocks, ".conv1.weight"))) ++blocks;
+    vision.stages.push_back(blocks);
+  }
+  return vision;
+}
+
 ClipConfig named_config(const Weights& weights, const WeightChoice& choice) {
   ClipConfig config = preset_or_file(choice.model);
   choose_loss(config, weights);
@@ -242,21 +278,10 @@ ClipConfig named_config(const Weights& weights, const WeightChoice& choice) {
 ClipConfig infer_config(const Weights& weights, const WeightChoice& choice) {
   if (!choice.model.empty()) return named_config(weights, choice);
   const std::string& path = weights.path();
-  CLIP_CHECK(!weights.find("visual.layer1.0.conv1.weight"), path,
-             ": the image tower is a ResNet, which is not supported");
   ClipConfig config;
   config.embed_dim = size_in(weights, "text_projection", 2, 1);
-  VisionConfig& vision = config.vision;
-  vision.width = size_in(weights, "visual.conv1.weight", 4, 0);
-  vision.patch_size = size_in(weights, "visual.conv1.weight", 4, 3);
-  const int64_t patches = size_in(weights, "visual.positional_embedding", 2, 0) - 1;
-  const int64_t side = patches < int64_t{1} << 30 ? square_root(patches) : 0;
-  CLIP_CHECK(side > 0 && side * side == patches, path, ": visual.positional_embedding has ",
-             patches, " rows beside the class token's, which is no square of patches");
-  vision.image_size = side * vision.patch_size;
-  vision.layers = count_blocks(weights, "visual.");
-  constexpr const char* kHidden = "transformer.resblocks.0.mlp.c_fc.weight";
-  vision.mlp_ratio = mlp_ratio_of(size_in(weights, concat("visual.", kHidden), 2, 0), vision.width);
+  config.vision =
+      weights.find("visual.layer1.0.conv1.weight") ? resnet_of(weights) : vit_of(weights);
   TextConfig& text = config.text;
   text.context_length = size_in(weights, "positional_embedding", 2, 0);
   text.vocab_size = size_in(weights, "token_embedding.weight", 2, 0);

@@ -11,6 +11,8 @@
 #include "tests/app_process.h"
 #include "tests/app_samples.h"
 #include "tests/reference_path.h"
+#include "tests/small_checkpoint.h"
+#include "tests/tiny_clip.h"
 
 namespace clip {
 namespace {
@@ -88,6 +90,22 @@ TEST_F(ConvertApp, OpenAiStateDictsKeepEveryBitAndTheActivation) {
   EXPECT_EQ(to_json(load_config(folder_.path("b"))), to_json(model.clip.config));
   EXPECT_EQ(file_bytes(folder_.path("own/tokenizer.json")),
             file_bytes(folder_.path("b/tokenizer.json")));
+}
+
+TEST_F(ConvertApp, AResNetKeepsItsRunningStatisticsAndIsKnownByItsShapes) {
+  ClipConfig config = tiny_resnet_config();
+  config.vision.head_width = 64;
+  config.text.heads = 1;
+  config.text.width = 64;
+  config.text.vocab_size = small_tokenizer().vocab_size();
+  ClipModel model(config, cpu_backend());
+  randomize(model.parameters);
+  save_checkpoint(folder_.path("a"), config, model.parameters, small_tokenizer(), nullptr);
+  converted("a", "openai", "b", {"--force-quick-gelu"});
+  converted("b/model.pt", "open_clip", "c", {"--force-quick-gelu"});
+  expect_same_bits(folder_.path("a/open_clip_model.safetensors"),
+                   folder_.path("c/open_clip_model.safetensors"));
+  EXPECT_EQ(load_config(folder_.path("c")).vision.stages, config.vision.stages);
 }
 
 TEST_F(ConvertApp, TheBiasOfASiglipModelIsKeptWhereThereIsAPlaceForIt) {
