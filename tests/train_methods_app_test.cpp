@@ -77,7 +77,8 @@ TEST_F(TrainMethods, ASiglipModelNamesPicturesWithEachLabelsOwnProbability) {
                                    folder_);
   ASSERT_EQ(result.status, 0) << result.err;
   double total = 0;
-  for (const json& guess : json::parse(result.out)[0]["guesses"]) {
+  const json pictures = json::parse(result.out);
+  for (const json& guess : pictures[0]["guesses"]) {
     const double probability = guess["probability"];
     EXPECT_GT(probability, 0);
     EXPECT_LT(probability, 1);
