@@ -131,11 +131,11 @@ TEST(Runtime, ForeignPointersAreNotFreed) {
   expect_error(cudaFreeHost(x.data()), cudaErrorInvalidValue, "did not allocate");
 }
 
-TEST(Runtime, OneDeviceIsThere) {
+TEST(Runtime, EightDevicesAreThereForAsManyRanks) {
   int count = 0;
   must(cudaGetDeviceCount(&count));
-  EXPECT_EQ(count, 1);
-  expect_error(cudaSetDevice(1), cudaErrorInvalidDevice, "device 1 of 1");
+  EXPECT_EQ(count, 8);
+  expect_error(cudaSetDevice(8), cudaErrorInvalidDevice, "device 8 of 8");
   cudaDeviceProp properties;
   must(cudaGetDeviceProperties(&properties, 0));
   EXPECT_EQ(properties.major, 8);
