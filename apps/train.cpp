@@ -152,5 +152,6 @@ void train(int argc, const char* const* argv, Ranks& ranks) {
 }  // namespace clip
 
 int main(int argc, char** argv) {
+  clip::receive_stop_signals();
   return clip::run_ranks("train", [&](clip::Ranks& ranks) { clip::train(argc, argv, ranks); });
 }

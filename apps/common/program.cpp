@@ -1,19 +1,32 @@
 #include "apps/common/program.h"
 
+#include <signal.h>
+
+#include <atomic>
 #include <cctype>
 #include <csignal>
 #include <iostream>
 #include <new>
+#include <thread>
 
 namespace clip {
 namespace {
 
-// The one thing a signal handler may touch.
-volatile std::sig_atomic_t stop_signal = 0;
+std::atomic<bool> catching_stops = false, stopping = false;
 
-void remember_signal(int signal) {
-  stop_signal = signal;
-  std::signal(signal, SIG_DFL);
+void wait_for_stop_signals(sigset_t signals) {
+  while (true) {
+    int signal = 0;
+    ::sigwait(&signals, &signal);
+    ::sigdelset(&signals, signal);
+    sigset_t freed;
+    ::sigemptyset(&freed);
+    ::sigaddset(&freed, signal);
+    std::signal(signal, SIG_DFL);
+    ::pthread_sigmask(SIG_UNBLOCK, &freed, nullptr);  // the next one ends the program here
+    if (!catching_stops) std::raise(signal);
+    stopping = true;
+  }
 }
 
 }  // namespace
@@ -106,12 +119,17 @@ DType choose_precision(const std::string& name, const Backend& backend) {
 
 const char* precision_name(DType precision) { return precision == DType::kBF16 ? "bf16" : "fp32"; }
 
-void catch_stop_signals() {
-  std::signal(SIGINT, remember_signal);
-  std::signal(SIGTERM, remember_signal);
-  std::signal(SIGUSR1, remember_signal);  // what mpirun passes on to its ranks and lives
+void receive_stop_signals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  // SIGUSR1 is what mpirun passes on to its ranks and survives.
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) ::sigaddset(&signals, signal);
+  ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::thread(wait_for_stop_signals, signals).detach();
 }
 
-bool stop_requested() { return stop_signal != 0; }
+void catch_stop_signals() { catching_stops = true; }
+
+bool stop_requested() { return stopping; }
 
 }  // namespace clip
