@@ -78,12 +78,10 @@ struct TwentySteps {
   Tensor parameters;  ///< F32, after the last step
 };
 
-/// Trains one block a tower (a simulated GPU is slow) in F32 for twenty steps of `pairs` pairs, over a
-/// communicator of the backend's tensors.
+/// Trains in F32 for twenty steps of `pairs` pairs, over a communicator of the backend's tensors.
 inline TwentySteps twenty_steps_on_rank(Communicator& comm, int64_t pairs, int64_t micro_batches,
-                                        Backend& backend = cpu_backend()) {
-  ClipConfig config = tiny_config();
-  config.vision.layers = config.text.layers = 1;
+                                        Backend& backend = cpu_backend(),
+                                        const ClipConfig& config = tiny_config()) {
   ClipModel model(config, backend);
   initialize(model.parameters, config, 3);
   AdamW optimizer(model.parameters, {.max_norm = 1.0});
