@@ -19,7 +19,7 @@ MPI :=#          no: leave MPI out, although there is mpicxx
 CUDA_ARCHS := 80 90# compute capabilities to compile for; of the last one PTX too
 JPEG :=#         stb: leave libjpeg-turbo out, although it is there
 SIM :=#          1: with the simulated GPU; address or thread: its kernels watched by that sanitizer
-SIM_KINDS := 1#  kinds of simulated GPU that make test runs; all: SIM_KINDS='1 address thread'
+SIM_KINDS := 1 address thread# kinds of simulated GPU that make test runs: plain, and under each sanitizer
 TEST_TIMEOUT :=# seconds a test program may take
 FILTER :=#       GoogleTest filter, e.g. make test FILTER='Gelu*'
 TESTS :=#        test programs to run, e.g. make test TESTS='gelu_test types_test'
@@ -332,21 +332,23 @@ endif
 test_environment += FILTER=$(call quoted,$(FILTER)) TEST_TIMEOUT=$(or $(TEST_TIMEOUT),$(if $(SANITIZE),900,300))
 chosen_tests := $(if $(TESTS),$(patsubst %,$(P)/tests/%,$(TESTS)),$(tests) $(call only_for,$(SIM),$(cudasim_tests)))
 
-# The simulator suite joins the ordinary one: the kernels on the simulated GPU, and where SIM_KINDS
-# says so watched by each sanitizer (only they are instrumented, so the rest is not compiled again). The planted
-# faults run where they are seen; those of the simulator's own reports need no second time.
+# The simulator suite joins the ordinary one: the kernels on the simulated GPU, plain and watched by
+# each sanitizer (only they are instrumented, so the rest is not compiled again). The planted faults
+# run where they are seen; those of the simulator's own reports need no second time.
 sim_kinds := $(if $(and $(cuda_home),$(if $(TESTS)$(SIM)$(SANITIZE),,yes)),$(SIM_KINDS))
 only_for = $(filter-out $(call not_for_$(1)),$(2))
 not_for_1 := %/address_faults_test %/race_faults_test
-not_for_address := %/race_faults_test
-# ThreadSanitizer slows kernels down twentyfold, so it gets one test for each kernel.
-not_for_thread := %/address_faults_test %/faults_test %/missing_waits_test \
+# cuda_ranks_test has no kernels of its own, and its ranks are slow.
+not_for_address := %/race_faults_test %/cuda_ranks_test
+# ThreadSanitizer slows kernels down twentyfold, so it gets one test for each kernel. In
+# cudasim_nccl_test it sees the planted race before the test can.
+not_for_thread := %/address_faults_test %/faults_test %/missing_waits_test %/cudasim_nccl_test \
   %/cuda_attention_test %/cuda_parity_test %/cuda_ranks_test %/cuda_token_kernels_test
 # OpenMP loops of libclip_cpu.so look like races there; they are not what is watched.
 test_environment += TSAN_OPTIONS="$$TSAN_OPTIONS ignore_noninstrumented_modules=1"
 sim_suite = $(call only_for,$(1),$(patsubst tests/%,$(B)/$(2)/tests/%,$(basename \
   $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES) $(CUDASIM_TEST_SOURCES))))
-sim_suites := $(foreach kind,$(sim_kinds),$(call sim_suite,$(kind),$(if $(filter 1,$(kind)),sim,sim-$(kind))))
+sim_suites = $(foreach kind,$(sim_kinds),$(call sim_suite,$(kind),$(if $(filter 1,$(kind)),sim,sim-$(kind))))
 build_sim_suites = $(foreach kind,$(sim_kinds),$(MAKE) --no-print-directory SIM=$(kind) sim-tests &&) true
 sim-tests: $(call sim_suite,$(SIM),$(notdir $(P))) $(P)/apps/train
 
@@ -354,7 +356,8 @@ test: all $(chosen_tests)
 	@+$(build_sim_suites)
 	@$(test_environment) tests/run_tests.sh $(chosen_tests) $(sim_suites)
 
-# Without the suites whose name starts with Slow.
+# Without the suites whose name starts with Slow, and without sanitizers.
+test-fast: private sim_kinds := $(filter 1,$(sim_kinds))
 test-fast: all $(chosen_tests)
 	@+$(build_sim_suites)
 	@$(test_environment) SKIP_SLOW=1 tests/run_tests.sh $(chosen_tests) $(sim_suites)
@@ -465,7 +468,7 @@ help:
 	  'make deps          install the Debian packages that are missing, fetch the merges of CLIP' \
 	  'make found         what this machine has of what the build can use' \
 	  'make test          all tests; the last line is the sum. FILTER=... TESTS=...' \
-	  'make test-fast     without the suites whose name starts with Slow' \
+	  'make test-fast     without sanitizers and the suites whose name starts with Slow' \
 	  'make test-v3       all tests with the kernels that machines without AVX-512 run' \
 	  'make bench         the measurements, tests/*_bench.cpp' \
 	  'make gpu-tests     the tests of a GPU alone; gpu-check: all that a GPU can be asked, with speeds' \
@@ -484,7 +487,7 @@ help:
 	  'JPEG=stb: JPEG by stb_image, although there is libjpeg-turbo' \
   'CUDA=no: without GPU kernels; CUDA_ARCHS="80 90": which GPUs they are compiled for' \
 	  'SIM=1: programs and tests with a simulated GPU, in build/sim/; SIM=address, SIM=thread: its' \
-	  "  kernels watched by a sanitizer. make test runs SIM=1; all three: SIM_KINDS='1 address thread'" \
+	  "  kernels watched by a sanitizer. make test runs all three; SIM_KINDS=1: the plain one alone" \
 	  '' \
 	  'Kernels: a program takes the AVX-512 ones where the machine has it. To run the others:' \
 	  '  $(plain_kernels) ./apps/<name>' \
