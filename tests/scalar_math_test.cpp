@@ -49,6 +49,17 @@ TEST(Exponential, KeepsItsRangeAtBothEnds) {
   EXPECT_EQ(exponential(kInfinity), kInfinity);
 }
 
+TEST(Sigmoid, IsWithinThreeUlpOfTheTrueValueAndKeepsItsRangeAtBothEnds) {
+  const auto f = [](float x) { return sigmoid(x); };
+  const auto truth = [](double x) { return 1 / (1 + std::exp(-x)); };
+  EXPECT_LE(largest_error(-87.0f, 87.0f, f, truth), 3.0);
+  EXPECT_LE(largest_error(-1.0f, 1.0f, f, truth), 3.0);
+  for (const float x : {100.0f, 1e30f, kInfinity}) {
+    EXPECT_EQ(sigmoid(x), 1.0f) << x;
+    EXPECT_EQ(sigmoid(-x), 0.0f) << x;
+  }
+}
+
 TEST(LogOnePlus, IsWithinTwoUlpOfTheTrueValue) {
   const auto f = [](float x) { return log_one_plus(x); };
   const auto truth = [](double x) { return std::log1p(x); };
