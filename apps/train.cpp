@@ -85,7 +85,7 @@ void train(int argc, const char* const* argv, Ranks& ranks) {
   state.global_batch = global_batch;
 
   if (vision.is_resnet() && !options.locked.image && options.accum_freq > 1)
-    std::cout << "batch norm  each micro-batch of " << options.batch_size
+    std::cout << "batch norm  each micro-batch of " << options.batch_size * comm.size()
               << " pairs is normalised by itself: a larger --batch-size is not the same model\n";
 
   const bool goes_on = options.same_run && !options.resume_checkpoint.empty();

@@ -282,10 +282,7 @@ TEST_F(TrainApp, MeasuresEmojiScenesAndTheCommandItNamesWorks) {
 }
 
 TEST_F(TrainApp, AResNetLearnsScenesAndGoesOnBitForBit) {
-  folder_.write("resnet.json", R"({
-    "embed_dim": 32, "quick_gelu": true,
-    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
-    "text_cfg": {"context_length": 16, "vocab_size": 700, "width": 32, "heads": 2, "layers": 1}})");
+  folder_.write("resnet.json", kSmallResNet);
   const auto run = [&](const std::string& name, const Strings& own) {
     Strings all = {
         "--model", "resnet.json", "--batch-size",        "16", "--device", "cpu", "--name", name,

@@ -57,10 +57,12 @@ po::options_description option_list(const Recipe& recipe) {
                            "is its own; without one, by the shapes, or --model if given")
     ("force-quick-gelu", po::bool_switch(), "the model computes QuickGELU, whatever its name or files say")
     ("tokenizer", text(), "tokenizer.json, vocab.json with merges.txt beside it, a merges file, or a folder with "
-                          "them; empty: that of --pretrained, else a vocabulary is learned from the captions")
+                          "them; empty: that of --pretrained, or CLIP's own if it has none and 49,408 ids; "
+                          "without --pretrained a vocabulary is learned from the captions")
     ("bpe", text(), kBpeHelp)
     ("batch-size", number(recipe.batch_size), "pairs of a step; with --accum-freq of a micro-batch, under mpirun of each rank")
-    ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once")
+    ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once, but for "
+                              "a ResNet's batch norm, which sees one at a time")
     ("grad-checkpointing", po::bool_switch(), "keep a block's input alone and compute the rest again in backward")
     ("precision", text("fp32"), "fp32; bf16: weights kept in F32, towers computed in BF16; auto: bf16 where "
                                 "the device has instructions for it")
