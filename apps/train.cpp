@@ -15,6 +15,7 @@ namespace {
 void train(int argc, const char* const* argv, Ranks& ranks) {
   TrainOptions options = parse_train_options(argc, argv);
   Communicator& comm = ranks.comm();
+  RunFolder run(options.run_folder, options.same_run, ranks.first());
   const ChosenDevice device = choose_device(options.device, comm.local_rank());
   const DType precision = choose_precision(options.precision, *device.backend);
 
@@ -67,8 +68,7 @@ void train(int argc, const char* const* argv, Ranks& ranks) {
   const auto gpu_comm = join_gpus(comm, *device.backend);
   Communicator& device_comm = gpu_comm != nullptr ? *gpu_comm : comm;
   share_parameters(model.parameters, device_comm);
-  const RunFolder run(options.run_folder, options.json, options.same_run, state.step,
-                      ranks.first());
+  run.open(options.json, state.step);
   const int64_t global_batch = options.batch_size * options.accum_freq * comm.size();
   std::cout << "data        " << data.pairs->describe() << "\nmodel       "
             << (source.checkpoint.empty() ? options.model : source.checkpoint) << ", "

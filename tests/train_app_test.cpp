@@ -50,7 +50,7 @@ TEST_F(TrainApp, ARunsFolderHoldsOptionsLogAndCheckpoints) {
       train("a", {"--steps", "5", "--save-steps", "2", "--log-every-n-steps", "1", "--lr", "0.002",
                   "--warmup", "2", "--val-data", "pairs.tsv"});
   ASSERT_EQ(result.status, 0) << result.err;
-  EXPECT_EQ(names_in(run_path("a")), (Names{"checkpoints", "config.json", "log.jsonl"}));
+  EXPECT_EQ(names_in(run_path("a")), (Names{".lock", "checkpoints", "config.json", "log.jsonl"}));
   EXPECT_EQ(checkpoints("a"), (Names{"step_2", "step_4", "step_5"}));
   for (const std::string& name : checkpoints("a"))
     EXPECT_EQ(names_in(run_path("a") + "/checkpoints/" + name), kFiles);

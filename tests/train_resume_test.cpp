@@ -117,6 +117,24 @@ TEST_F(TrainResume, KilledTenTimesItFindsAWholeCheckpointAndGoesOnBitForBit) {
   expect_equal_runs("whole", "killed", 160);
 }
 
+TEST_F(TrainResume, RefusesARunThatAnotherProcessTrainsUntilThatIsKilled) {
+  const std::string run = run_path("a");
+  AppProcess program("train",
+                     options({"--train-data", "pairs.csv", "--name", "a", "--steps", "100000",
+                              "--log-every-n-steps", "1"}),
+                     folder_);
+  wait_for_log(program, run, 20);
+  expect_refused(resume({"runs/a"}), "train", 1, {"runs/a", "is being trained by another process"});
+  const int64_t lines = logged(run);
+  EXPECT_GT(lines, 20);
+  wait_for_log(program, run, lines);
+  ASSERT_FALSE(program.has_ended()) << "it must have been training all the while";
+  program.send(SIGKILL);
+  program.wait();
+  const AppResult resumed = resume({"runs/a", "--steps", "2"});
+  EXPECT_EQ(resumed.status, 0) << resumed.err;
+}
+
 TEST_F(TrainResume, FromACheckpointOfARunGoesOnBitForBit) {
   ASSERT_EQ(train("whole", {"--steps", "12", "--save-steps", "5"}).status, 0);
   ASSERT_EQ(train("a", {"--steps", "12", "--save-steps", "5"}).status, 0);

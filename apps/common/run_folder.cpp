@@ -1,12 +1,14 @@
 #include "apps/common/run_folder.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 
 #include "engine/check.h"
-#include "models/atomic_file.h"
 
 namespace fs = std::filesystem;
 
@@ -15,6 +17,7 @@ namespace {
 
 constexpr const char* kConfig = "config.json";
 constexpr const char* kLog = "log.jsonl";
+constexpr const char* kLock = ".lock";
 
 std::string inside(const std::string& folder, const char* file) {
   return (fs::path(folder) / file).string();
@@ -34,9 +37,19 @@ void cut_log(const std::string& path, int64_t step) {
   write_file(path, kept);
 }
 
-/// Makes the folder with its config.json in it, so that no run is ever without. A name that another
-/// run has taken, even a moment ago, is refused.
-void make_run(const std::string& path, const std::string& config) {
+/// Takes the lock that says "this run is being trained". An empty file of its own holds it: the
+/// others are replaced by renaming, and NFS locks no folders. It stays, for to remove it would let
+/// two processes lock two files of one name.
+FileDescriptor lock_run(const std::string& folder, const std::string& run) {
+  FileDescriptor file(::open(inside(folder, kLock).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+  CLIP_CHECK(::flock(file.number(), LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK, "the run ",
+             run, " is being trained by another process; stop that one first");
+  return file;
+}
+
+/// Makes the folder with its config.json in it and its lock taken, so that no run is ever without.
+/// A name that another run has taken, even a moment ago, is refused.
+FileDescriptor make_run(const std::string& path, const std::string& config) {
   std::error_code failure;
   fs::create_directories(fs::path(path).parent_path(), failure);
   CLIP_CHECK(!failure, "cannot make the run folder ", path, ": ", failure.message());
@@ -46,27 +59,32 @@ void make_run(const std::string& path, const std::string& config) {
   } catch (const Error& error) {
     throw Error(concat("cannot make the run folder ", path, ": ", error.what()));
   }
+  FileDescriptor lock = lock_run(folder.temporary(), path);
   fs::rename(folder.temporary(), path, failure);  // fails where there is a folder with files in it
   CLIP_CHECK(!fs::exists(folder.temporary()), "cannot make the run folder ", path, ": ",
              failure.message());
+  return lock;
 }
 
 }  // namespace
 
-RunFolder::RunFolder(const std::string& path, const nlohmann::json& config, bool resume,
-                     int64_t resume_step, bool writes)
-    : path_(path), writes_(writes) {
-  if (!writes) return;
+RunFolder::RunFolder(const std::string& path, bool goes_on, bool writes)
+    : path_(path), goes_on_(goes_on), writes_(writes) {
+  if (goes_on && writes) lock_ = lock_run(path, path);
+}
+
+void RunFolder::open(const nlohmann::json& config, int64_t step) {
+  if (!writes_) return;
   const std::string text = config.dump(2) + '\n';
-  if (resume) {
-    cut_log(inside(path, kLog), resume_step);
-    write_file(inside(path, kConfig), text);
+  if (goes_on_) {
+    cut_log(inside(path_, kLog), step);
+    write_file(inside(path_, kConfig), text);
     return;
   }
   std::error_code ignored;
-  CLIP_CHECK(!fs::exists(path, ignored), "the run ", path,
-             " exists already; choose another --name, or go on with --resume ", path);
-  make_run(path, text);
+  CLIP_CHECK(!fs::exists(path_, ignored), "the run ", path_,
+             " exists already; choose another --name, or go on with --resume ", path_);
+  lock_ = make_run(path_, text);
 }
 
 std::string RunFolder::checkpoint(int64_t step) const {
