@@ -7,6 +7,7 @@
 
 #include "apps/common/program.h"
 #include "apps/common/training_run.h"
+#include "models/evaluation.h"
 
 namespace clip {
 namespace {
@@ -47,14 +48,14 @@ std::string line_of(const std::string& what, const Proportion& p) {
 }  // namespace
 
 Progress::Progress(const RunFolder& run, const TrainOptions& options, LossKind loss,
-                   Communicator& ranks, int64_t first_step, int64_t last_step)
+                   Communicator& ranks, int64_t first_step)
     : run_(run),
       loss_(loss),
       ranks_(ranks),
       first_step_(first_step),
-      last_step_(last_step),
+      last_step_(options.lr.total_steps),
       log_every_(options.log_every),
-      global_batch_(options.batch_size * options.accum_freq * ranks.size()),
+      global_batch_(options.pairs_per_step(ranks.size())),
       // mpirun gives a rank a terminal even where its own output goes to a file.
       terminal_(ranks.size() == 1 && isatty(STDOUT_FILENO) != 0),
       start_(Clock::now()),
@@ -106,6 +107,9 @@ void Progress::say(const std::string& sentence) {
   std::cout << (terminal_ ? "\r\033[K" : "") << one_line(sentence) << std::endl;
 }
 
+namespace {
+
+/// Zero-shot results as the last lines of a run print them, and as log.jsonl keeps them.
 void report_scenes(const SceneReport& report, const RunFolder& run, int64_t step) {
   const double chance = 1.0 / static_cast<double>(report.objects * report.colors);
   run.log({{"step", step},
@@ -143,6 +147,8 @@ void report_retrieval(const Retrieval& retrieval, const RunFolder& run, int64_t 
             << line_of("picture of a caption", retrieval.image_of_text);
 }
 
+/// Draws a few scenes of unseen cells into the run's folder and returns the command that asks
+/// apps/zero_shot about them.
 std::string write_samples(const EmojiScenes& scenes, const RunFolder& run) {
   const std::filesystem::path folder = std::filesystem::path(run.path()) / "samples";
   std::error_code failure;
@@ -160,6 +166,18 @@ std::string write_samples(const EmojiScenes& scenes, const RunFolder& run) {
   }
   return concat("./apps/zero_shot --checkpoint ", run.path(), " --images ", folder.string(),
                 "/*.png --labels \"", labels, "\" --template \"a large {}\"");
+}
+
+}  // namespace
+
+void report_results(const Clip& clip, const Tokenizer& tokenizer, const TrainingData& data,
+                    const RunFolder& run, int64_t step, Communicator& ranks) {
+  if (data.scenes != nullptr && step > 0) {
+    report_scenes(evaluate_scenes(clip, tokenizer, *data.scenes, &ranks), run, step);
+    if (run.writes()) std::cout << "\nTry next:\n  " << write_samples(*data.scenes, run) << '\n';
+  }
+  if (data.validation != nullptr)
+    report_retrieval(evaluate_retrieval(clip, tokenizer, *data.validation, &ranks), run, step);
 }
 
 }  // namespace clip

@@ -24,6 +24,7 @@ class RunFolder {
   void open(const nlohmann::json& config, int64_t step);
 
   const std::string& path() const { return path_; }
+  bool writes() const { return writes_; }
   std::string checkpoint(int64_t step) const;
 
   /// Appends one line to log.jsonl; throws clip::Error if it cannot be written.

@@ -221,6 +221,11 @@ void check_locks(const TrainOptions& options) {
 
 }  // namespace
 
+bool TrainOptions::saves_after(int64_t step, int64_t steps_per_epoch) const {
+  const auto due = [&](int64_t every) { return every > 0 && step % every == 0; };
+  return due(save_steps) || due(save_epochs * steps_per_epoch);
+}
+
 TrainOptions parse_train_options(int argc, const char* const* argv) {
   // Which recipe holds, and which files add options, is known after a first look.
   auto first_look = parse_options(argc, argv, option_list(kEmoji), usage());
