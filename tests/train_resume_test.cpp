@@ -43,6 +43,7 @@ class TrainResume : public TrainApp {
     ASSERT_NE(checkpoints(name)[0], concat("step_", kSteps)) << "ended before the signal came";
     EXPECT_EQ(names_in(run_path(name) + "/checkpoints/" + checkpoints(name)[0]), kFiles);
     EXPECT_EQ(concat("step_", logged(run_path(name))), checkpoints(name)[0]);
+    expect_contains(file_bytes(run_path(name) + "/report.html"), "Loss, nats");
     const AppResult resumed = resume({"runs/" + name});
     EXPECT_EQ(resumed.status, 0) << resumed.err;
   }

@@ -15,8 +15,6 @@ namespace fs = std::filesystem;
 namespace clip {
 namespace {
 
-constexpr const char* kConfig = "config.json";
-constexpr const char* kLog = "log.jsonl";
 constexpr const char* kLock = ".lock";
 
 std::string inside(const std::string& folder, const char* file) {
@@ -55,7 +53,7 @@ FileDescriptor make_run(const std::string& path, const std::string& config) {
   CLIP_CHECK(!failure, "cannot make the run folder ", path, ": ", failure.message());
   const AtomicFolder folder(path);
   try {
-    write_file(inside(folder.temporary(), kConfig), config);
+    write_file(inside(folder.temporary(), kRunConfig), config);
   } catch (const Error& error) {
     throw Error(concat("cannot make the run folder ", path, ": ", error.what()));
   }
@@ -77,8 +75,8 @@ void RunFolder::open(const nlohmann::json& config, int64_t step) {
   if (!writes_) return;
   const std::string text = config.dump(2) + '\n';
   if (goes_on_) {
-    cut_log(inside(path_, kLog), step);
-    write_file(inside(path_, kConfig), text);
+    cut_log(inside(path_, kRunLog), step);
+    write_file(inside(path_, kRunConfig), text);
     return;
   }
   std::error_code ignored;
@@ -93,7 +91,7 @@ std::string RunFolder::checkpoint(int64_t step) const {
 
 void RunFolder::log(const nlohmann::json& line) const {
   if (!writes_) return;
-  const std::string path = inside(path_, kLog);
+  const std::string path = inside(path_, kRunLog);
   std::ofstream file(path, std::ios::app | std::ios::binary);
   file << line.dump() + '\n' << std::flush;
   CLIP_CHECK(file.good(), "cannot write ", path, "; is the folder writable and the disk not full?");
@@ -111,7 +109,7 @@ void remove_folder(const std::string& path) {
 
 bool is_run(const std::string& path) {
   std::error_code ignored;
-  return fs::is_regular_file(inside(path, kConfig), ignored);
+  return fs::is_regular_file(inside(path, kRunConfig), ignored);
 }
 
 std::string unused_run_name(const std::string& logs, const std::string& prefix) {
@@ -130,8 +128,8 @@ std::string latest_run(const std::string& logs) {
     const std::string run = entry.path().string();
     if (!is_run(run) || entry.path().filename().string().starts_with('.')) continue;
     std::error_code absent;
-    auto written = fs::last_write_time(inside(run, kLog), absent);
-    if (absent) written = fs::last_write_time(inside(run, kConfig), absent);
+    auto written = fs::last_write_time(inside(run, kRunLog), absent);
+    if (absent) written = fs::last_write_time(inside(run, kRunConfig), absent);
     if (latest.empty() || written > newest) std::tie(latest, newest) = std::pair(run, written);
   }
   CLIP_CHECK(!latest.empty(), "--resume latest: there is no run under ", logs);

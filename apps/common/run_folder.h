@@ -1,4 +1,4 @@
-// A run's folder: config.json, log.jsonl, checkpoints/step_<k>/.
+// A run's folder: config.json, log.jsonl, checkpoints/step_<k>/, report.html.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,9 @@
 #include "models/atomic_file.h"
 
 namespace clip {
+
+inline constexpr const char* kRunConfig = "config.json";
+inline constexpr const char* kRunLog = "log.jsonl";
 
 class RunFolder {
  public:

@@ -190,7 +190,7 @@ void resolve_resume(const std::string& resume, TrainOptions& options) {
   const fs::path checkpoint = fs::weakly_canonical(options.resume_checkpoint);
   const fs::path own_run =
       has_checkpoint ? checkpoint.parent_path().parent_path() : fs::weakly_canonical(from);
-  options.resume_config = (own_run / "config.json").string();
+  options.resume_config = (own_run / kRunConfig).string();
   options.run_folder = named ? (fs::path(options.logs) / options.name).string() : own_run.string();
   if (fs::weakly_canonical(options.run_folder) != own_run)
     return;  // goes on as a run of another name

@@ -4,6 +4,7 @@
 #include <iostream>
 
 #include "apps/common/model_options.h"
+#include "apps/common/report.h"
 #include "engine/random.h"
 #include "models/patch_dropout.h"
 
@@ -195,6 +196,7 @@ void Checkpoints::save(TrainingState& state) {
   save_checkpoint(folder, source_.config, model_.parameters, *source_.tokenizer, &state);
   if (delete_previous_ && !newest_.empty()) remove_folder(newest_);
   newest_ = folder;
+  write_report(run_.path());
 }
 
 std::unique_ptr<Communicator> join_gpus(Communicator& ranks, Backend& backend) {

@@ -84,7 +84,7 @@ class MicroBatches {
   std::optional<LockedFeatures> known_;  ///< of locked towers
 };
 
-/// Writes the run's checkpoints; of several ranks the first does.
+/// Writes the run's checkpoints, and its report as it is then; of several ranks the first does.
 class Checkpoints {
  public:
   Checkpoints(const RunFolder& run, const TrainOptions& options, const ModelSource& source,
@@ -128,7 +128,7 @@ class Progress {
 };
 
 /// Measures the trained model by its data and prints the results as the last lines of a run, with a
-/// command to go on with; the log keeps them. Collective.
+/// command to go on with; log and report keep them. Collective.
 void report_results(const Clip& clip, const Tokenizer& tokenizer, const TrainingData& data,
                     const RunFolder& run, int64_t step, Communicator& ranks);
 
