@@ -220,14 +220,18 @@ void bench(int argc, const char* const* argv, Ranks& ranks) {
   if (options.text_length > config.text.context_length)
     throw UsageError(concat("--text-length must be at most ", config.text.context_length,
                             ", the context of ", options.model, ", got ", options.text_length));
-  const ChosenDevice device = choose_device(values["device"].as<std::string>(), comm.local_rank());
+  const bool measured = options.what != Bench::kScale || scale.machines.flop_per_s == 0;
+  const std::string chosen_precision = values["precision"].as<std::string>();
+  // What is computed on paper needs no device, but to ask what it is fast in.
+  const bool needs_device = measured || chosen_precision == "auto";
+  const ChosenDevice device =
+      choose_device(needs_device ? values["device"].as<std::string>() : "cpu", comm.local_rank());
   if (!device.note.empty() && ranks.first()) std::cerr << "device " << device.note << '\n';
   Backend& backend = *device.backend;
   if (options.peak == 0) options.peak = known_peak(backend.name());
 
-  const DType dtype = choose_precision(values["precision"].as<std::string>(), backend);
+  const DType dtype = choose_precision(chosen_precision, backend);
   const std::string precision = precision_name(dtype);
-  const bool measured = options.what != Bench::kScale || scale.machines.flop_per_s == 0;
   std::cout << "model       " << options.model << ", " << precision << ", "
             << parameter_count(config) << " parameters\nbatch       " << options.batch_size
             << " pairs, captions of " << options.text_length << " tokens\n";

@@ -60,6 +60,12 @@ TEST_F(BenchApp, SplitsAStepByKind) {
     EXPECT_GT(split.value(kind, 0.0), 0) << kind << " of " << split;
 }
 
+TEST_F(BenchApp, CountsTheSigmoidLossAsLoss) {
+  folder_.write("siglip.json", R"({"init_logit_bias": -10,)" + std::string(kSmallModel).substr(1));
+  const json split = last_line({"--step", "siglip.json", "--profile"})["split_s"];
+  EXPECT_GT(split.value("loss", 0.0), 0) << split;
+}
+
 TEST_F(BenchApp, TimesTheTowers) {
   const json result = last_line({"--infer", "m.json"});
   for (const char* what : {"images_per_s", "texts_per_s", "image_latency_s"})
@@ -79,6 +85,19 @@ TEST_F(BenchApp, TellsOfManyRanksWhatAddsUp) {
       seconds("step_s"), 1e-12);
   EXPECT_NEAR(seconds("pairs_per_s") * seconds("step_s"), 192, 1e-9);
   EXPECT_GT(many["largest_batch"], 4);
+}
+
+TEST_F(BenchApp, OpensNoDeviceForWhatItComputesOnPaper) {
+  const auto scale = [&](const Strings& own) {
+    Strings all = {"--scale", "m.json", "--text-length", "5", "--device", "cuda:99"};
+    all.insert(all.end(), own.begin(), own.end());
+    return run_app("bench", all, folder_);
+  };
+  const AppResult result = scale({"--tflops", "0.001", "--precision", "bf16"});
+  EXPECT_EQ(result.status, 0) << result.err;
+  expect_contains(result.out, "model       m.json, bf16");
+  expect_refused(scale({}), "bench", 1, {"cuda:99"});
+  expect_refused(scale({"--tflops", "0.001", "--precision", "auto"}), "bench", 1, {"cuda:99"});
 }
 
 TEST_F(BenchApp, MeasuresTheSpeedOfARankThatIsNotGiven) {

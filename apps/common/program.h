@@ -2,6 +2,7 @@
 #pragma once
 
 #include <boost/program_options.hpp>
+#include <cstdio>
 #include <functional>
 #include <memory>
 #include <string>
@@ -18,6 +19,14 @@ int run_program(const std::string& name, const std::function<void()>& body,
 
 /// Thrown by parse_options when it has printed what --help asks for; the exit code is 0.
 class HelpShown {};
+
+/// printf into a string; what is beyond 255 characters is cut off.
+template <class... Values>
+std::string formatted(const char* format, Values... values) {
+  char text[256];
+  std::snprintf(text, sizeof text, format, values...);
+  return text;
+}
 
 /// Control characters become spaces: names of files and labels may hold anything.
 std::string one_line(std::string text);

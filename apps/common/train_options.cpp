@@ -57,10 +57,12 @@ po::options_description option_list(const Recipe& recipe) {
                            "is its own; without one, by the shapes, or --model if given")
     ("force-quick-gelu", po::bool_switch(), "the model computes QuickGELU, whatever its name or files say")
     ("tokenizer", text(), "tokenizer.json, vocab.json with merges.txt beside it, a merges file, or a folder with "
-                          "them; empty: that of --pretrained, else a vocabulary is learned from the captions")
+                          "them; empty: that of --pretrained, or CLIP's own if it has none and 49,408 ids; "
+                          "without --pretrained a vocabulary is learned from the captions")
     ("bpe", text(), kBpeHelp)
     ("batch-size", number(recipe.batch_size), "pairs of a step; with --accum-freq of a micro-batch, under mpirun of each rank")
-    ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once")
+    ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once, but for "
+                              "a ResNet's batch norm, which sees one at a time")
     ("grad-checkpointing", po::bool_switch(), "keep a block's input alone and compute the rest again in backward")
     ("precision", text("fp32"), "fp32; bf16: weights kept in F32, towers computed in BF16; auto: bf16 where "
                                 "the device has instructions for it")
@@ -188,7 +190,7 @@ void resolve_resume(const std::string& resume, TrainOptions& options) {
   const fs::path checkpoint = fs::weakly_canonical(options.resume_checkpoint);
   const fs::path own_run =
       has_checkpoint ? checkpoint.parent_path().parent_path() : fs::weakly_canonical(from);
-  options.resume_config = (own_run / "config.json").string();
+  options.resume_config = (own_run / kRunConfig).string();
   options.run_folder = named ? (fs::path(options.logs) / options.name).string() : own_run.string();
   if (fs::weakly_canonical(options.run_folder) != own_run)
     return;  // goes on as a run of another name
@@ -218,6 +220,11 @@ void check_locks(const TrainOptions& options) {
 }
 
 }  // namespace
+
+bool TrainOptions::saves_after(int64_t step, int64_t steps_per_epoch) const {
+  const auto due = [&](int64_t every) { return every > 0 && step % every == 0; };
+  return due(save_steps) || due(save_epochs * steps_per_epoch);
+}
 
 TrainOptions parse_train_options(int argc, const char* const* argv) {
   // Which recipe holds, and which files add options, is known after a first look.
