@@ -259,6 +259,8 @@ $(call say,LINK,$@)
 @mkdir -p $(@D)
 $(Q)$(link) $(firstword $(sim_sanitize)) -o $@ $(filter %.o %.a,$^) -L$(B)/lib -lclip_cpu -Wl,-rpath,'$$ORIGIN/$(if $(SIM),../)../lib' $(1)
 endef
+# bench times the very cases that the tests check.
+$(P)/apps/bench: $(B)/obj/test/tests/op_cases.o
 $(apps): $(P)/apps/%: $(B)/obj/clip/apps/%.o $(app_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS))
 $(sort $(tests) $(gpu_tests)): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
@@ -384,10 +386,10 @@ gpu-check:
 # torch, open_clip and transformers. Several GB of disk in EXACT_FOLDER, a few minutes each.
 EXACT_MODELS := ViT-B-32 ViT-B-16 ViT-L-14 ViT-L-14-336 hugging-face-B-32 H-14-two-layers
 EXACT_FOLDER = $(B)/exact
-BENCH_PYTHON := python3
+BENCH_PYTHON :=# a Python with what we compare with
 test-exact: $(P)/tests/exact_features_tool
 	@for model in $(EXACT_MODELS); do folder=$(EXACT_FOLDER)/$$model; rm -rf $$folder; \
-	  $(BENCH_PYTHON) tests/reference/make_weights_reference.py --exact $$model $$folder >/dev/null && \
+	  $(or $(BENCH_PYTHON),python3) tests/reference/make_weights_reference.py --exact $$model $$folder >/dev/null && \
 	  $< $$model $$folder/model* $$folder/features.json || exit 1; \
 	  rm -rf $$folder; done
 
@@ -406,8 +408,18 @@ fuzz: $(P)/tests/fuzz_tool
 	  ../tests/fuzz_tool $(kind) $(FUZZ_SECONDS) $(FUZZ_SEED) $(abspath $(fuzz_seeds_$(kind))) &&) true
 endif
 
+# Our figures and their ratio to the floor; with BENCH_PYTHON the peers' in turn with ours.
+bench_step = echo; echo "$(1) in $$precision"; $(P)/apps/bench --step $(1) --precision $$precision --device cpu --steps 5 --profile || exit 1;
 bench: all $(benches)
-	@for program in $(benches); do echo "$$program"; $$program || exit 1; done
+	@for precision in fp32 bf16; do \
+	  echo; echo "Ops in $$precision"; $(P)/apps/bench --ops --precision $$precision --device cpu --steps 9 || exit 1; \
+	  $(call bench_step,emoji --batch-size 128 --text-length 9) \
+	  $(call bench_step,tiny --batch-size 256 --text-length 12) \
+	  $(call bench_step,ViT-B-32 --batch-size 32 --text-length 16) \
+	  echo; $(P)/apps/bench --infer ViT-B-32 --batch-size 32 --text-length 16 --precision $$precision --device cpu --steps 5 || exit 1; \
+	done
+	@for program in $(benches); do echo; echo "$$program"; $$program || exit 1; done
+	@$(if $(BENCH_PYTHON),echo; $(BENCH_PYTHON) tests/peers/compare.py $(P),echo 'BENCH_PYTHON=a Python with torch, open_clip, openvino: the peers beside us')
 
 # Registers, spills and shared memory of each kernel, as counted when they were compiled.
 cuda-report: $(kernel_library)
@@ -470,7 +482,7 @@ help:
 	  'make test          all tests; the last line is the sum. FILTER=... TESTS=...' \
 	  'make test-fast     without sanitizers and the suites whose name starts with Slow' \
 	  'make test-v3       all tests with the kernels that machines without AVX-512 run' \
-	  'make bench         the measurements, tests/*_bench.cpp' \
+	  'make bench         our speed beside the floor; with BENCH_PYTHON=... beside the peers, too' \
 	  'make gpu-tests     the tests of a GPU alone; gpu-check: all that a GPU can be asked, with speeds' \
 	  'make cuda-report   registers, spills and memory of each GPU kernel' \
   'make fuzz          damaged files of every kind, FUZZ_SECONDS=60 each, under the sanitizers' \

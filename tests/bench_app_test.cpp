@@ -50,8 +50,23 @@ TEST_F(BenchApp, TellsOfAStepWhatAddsUp) {
   EXPECT_EQ(result["precision"], "fp32");
 }
 
-TEST_F(BenchApp, KnowsNoPeakOfAProcessor) {
-  EXPECT_TRUE(last_line({"--step", "m.json"})["mfu"].is_null());
+TEST_F(BenchApp, MeasuresThePeakOfAProcessor) {
+  const json result = last_line({"--step", "m.json"});
+  EXPECT_GT(result["peak_tflop_per_s"], 0.001);
+  EXPECT_GT(result["mfu"], 0);
+  EXPECT_LT(result["mfu"], 1);  // a tiny model is nowhere near
+}
+
+TEST_F(BenchApp, TimesTheOpsWhoseNamesBeginAsAsked) {
+  const json result = last_line({"--ops=l2_norm"});
+  ASSERT_EQ(result["ops"].size(), 1u);
+  const json& op = result["ops"][0];
+  EXPECT_EQ(op["op"], "l2_normalize");
+  EXPECT_GT(op["seconds"], 0);
+  EXPECT_NEAR(op["bytes_per_s"].get<double>() / result["peak_bytes_per_s"].get<double>(),
+              op["share_of_peak"].get<double>(), 1e-9);
+  refuses({"--ops=nothing"}, 2, {"--ops", "'nothing'"});
+  refuses({"--ops", "--step", "m.json"}, 2, {"only one of"});
 }
 
 TEST_F(BenchApp, SplitsAStepByKind) {
