@@ -5,6 +5,7 @@
 
 #include "apps/common/bench_runs.h"
 #include "apps/common/bench_scale.h"
+#include "apps/common/option_values.h"
 #include "apps/common/ranks.h"
 #include "apps/common/training_run.h"
 #include "models/flop.h"
@@ -43,8 +44,6 @@ po::options_description option_list() {
     ("scale", text(""), "MODEL: seconds and bytes of a step on many ranks, computed from its shapes")
     ("batch-size", number(32), "pairs of a step on each rank, with --scale of a micro-batch; pictures and captions at once")
     ("text-length", number(20), "tokens of every caption, start and end included")
-    ("precision", text("fp32"), "fp32, bf16, or auto: bf16 where the device has instructions for it")
-    ("device", text("auto"), "auto, cpu or cuda[:i]")
     ("steps", number(10), "runs that are timed; the median counts")
     ("warmup", number(3), "runs before them")
     ("peak-tflops", po::value<double>()->default_value(0), "TFLOP/s that are 100 % MFU; 0: by the device's name")
@@ -52,6 +51,7 @@ po::options_description option_list() {
                                    "own, which waiting for the device after each op slows")
     ("json", po::bool_switch(), "print one JSON object as the last line");
   // clang-format on
+  add_device_options(options);
   return options.add(scale_option_list());
 }
 
@@ -66,12 +66,7 @@ struct BenchOptions {
 };
 
 BenchOptions chosen_options(const po::variables_map& values) {
-  const auto number = [&](const char* name, int64_t least) {
-    const auto value = values[name].as<int64_t>();
-    if (value < least || value > 1'000'000)
-      throw UsageError(concat("--", name, " must be from ", least, " to 1000000, got ", value));
-    return value;
-  };
+  constexpr int64_t kMost = 1'000'000;
   BenchOptions options;
   for (const auto& [name, what] :
        {std::pair{"step", Bench::kStep}, {"infer", Bench::kInfer}, {"scale", Bench::kScale}}) {
@@ -84,13 +79,11 @@ BenchOptions chosen_options(const po::variables_map& values) {
   }
   if (options.model.empty())
     throw UsageError("one of --step MODEL, --infer MODEL and --scale MODEL is needed");
-  options.batch_size = number("batch-size", 1);
-  options.text_length = number("text-length", 2);
-  options.steps = number("steps", 1);
-  options.warmup = number("warmup", 0);
-  options.peak = values["peak-tflops"].as<double>() * 1e12;
-  if (!(options.peak >= 0))
-    throw UsageError(concat("--peak-tflops must be at least 0, got ", options.peak / 1e12));
+  options.batch_size = at_least(1, values, "batch-size", kMost);
+  options.text_length = at_least(2, values, "text-length", kMost);
+  options.steps = at_least(1, values, "steps", kMost);
+  options.warmup = at_least(0, values, "warmup", kMost);
+  options.peak = 1e12 * within(0, 1e9, values, "peak-tflops");
   options.profile = values["profile"].as<bool>();
   if (options.profile && options.what != Bench::kStep)
     throw UsageError("--profile goes with --step");
@@ -226,7 +219,7 @@ void bench(int argc, const char* const* argv, Ranks& ranks) {
   const bool needs_device = measured || chosen_precision == "auto";
   const ChosenDevice device =
       choose_device(needs_device ? values["device"].as<std::string>() : "cpu", comm.local_rank());
-  if (!device.note.empty() && ranks.first()) std::cerr << "device " << device.note << '\n';
+  if (ranks.first()) device.print_note();
   Backend& backend = *device.backend;
   if (options.peak == 0) options.peak = known_peak(backend.name());
 
