@@ -22,7 +22,7 @@ SIM :=#          1: with the simulated GPU; address or thread: its kernels watch
 SIM_KINDS := 1 address thread# kinds of simulated GPU that make test runs: plain, and under each sanitizer
 TEST_TIMEOUT :=# seconds a test program may take
 FILTER :=#       GoogleTest filter, e.g. make test FILTER='Gelu*'
-TESTS :=#        test programs to run, e.g. make test TESTS='gelu_test types_test'
+TESTS :=#        test programs to run, e.g. make test TESTS='clip_test gelu_kernel_test'
 V :=#            anything: print whole commands
 
 ifeq ($(MAKELEVEL),0)
@@ -263,9 +263,7 @@ endef
 $(P)/apps/bench: $(B)/obj/test/tests/op_cases.o
 $(apps): $(P)/apps/%: $(B)/obj/clip/apps/%.o $(app_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS))
-$(sort $(tests) $(gpu_tests)): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
-	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
-$(benches) $(tools): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
+$(sort $(tests) $(gpu_tests)) $(benches) $(tools): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
 
 # These need nothing of the engine but its error class.
@@ -316,7 +314,7 @@ fc-list 2>/dev/null | grep -q NotoColorEmoji || [[ -e /usr/share/fonts/truetype/
 row kernels '$(if $(wide),x86-64-v3 and x86-64-v4 (AVX-512)$(comma) chosen when a program starts,one set)'; \
 row MPI '$(or $(mpicxx),$(if $(filter no,$(MPI))$(SANITIZE),left out,not found)$(comma) so programs run as one process)'; \
 row nvcc '$(or $(nvcc),$(if $(filter no,$(CUDA)),left out (CUDA=no),not found)$(comma) so neither GPU nor its simulator)'; \
-row NCCL '$(or $(nccl),not found$(comma) so ranks have no GPUs)'; \
+row NCCL '$(or $(nccl),$(if $(filter no,$(CUDA)),left out (CUDA=no),not found)$(comma) so ranks have no GPUs)'; \
 [[ -z $$missing ]] || { echo "make:$$missing not found; make deps installs what is missing" >&2; exit 1; }
 endef
 $(B)/found: $(B)/flags Makefile
@@ -482,12 +480,12 @@ help:
 	  'make test          all tests; the last line is the sum. FILTER=... TESTS=...' \
 	  'make test-fast     without sanitizers and the suites whose name starts with Slow' \
 	  'make test-v3       all tests with the kernels that machines without AVX-512 run' \
+	  'make fuzz          damaged files of every kind, FUZZ_SECONDS=60 each, under the sanitizers' \
+	  'make test-exact    features of models of real size against the libraries that made their files;' \
+	  '                   BENCH_PYTHON=a Python with torch, open_clip, transformers' \
 	  'make bench         our speed beside the floor; with BENCH_PYTHON=... beside the peers, too' \
 	  'make gpu-tests     the tests of a GPU alone; gpu-check: all that a GPU can be asked, with speeds' \
 	  'make cuda-report   registers, spills and memory of each GPU kernel' \
-  'make fuzz          damaged files of every kind, FUZZ_SECONDS=60 each, under the sanitizers' \
-  'make test-exact    features of models of real size against the libraries that made their files;' \
-  '                   BENCH_PYTHON=a Python with torch, open_clip, transformers' \
 	  'make check-layers  include directions, op cases, macros' \
 	  'make format        clang-format; make format-check only looks' \
 	  'make tidy          clang-tidy' \
@@ -496,8 +494,8 @@ help:
 	  'SANITIZE=address,undefined or SANITIZE=thread: a build in build/<that>/ with its own tests' \
 	  'OPTIMIZE=-O1, CXXFLAGS=..., CXX=..., V=1 (whole commands): any change of flags rebuilds' \
 	  'MPI=no: without MPI, so programs run as one process' \
+	  'CUDA=no: without GPU kernels; CUDA_ARCHS="80 90": which GPUs they are compiled for' \
 	  'JPEG=stb: JPEG by stb_image, although there is libjpeg-turbo' \
-  'CUDA=no: without GPU kernels; CUDA_ARCHS="80 90": which GPUs they are compiled for' \
 	  'SIM=1: programs and tests with a simulated GPU, in build/sim/; SIM=address, SIM=thread: its' \
 	  "  kernels watched by a sanitizer. make test runs all three; SIM_KINDS=1: the plain one alone" \
 	  '' \

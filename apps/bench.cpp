@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "apps/common/bench_ops.h"
 #include "apps/common/bench_runs.h"
 #include "apps/common/bench_scale.h"
+#include "apps/common/option_values.h"
 #include "apps/common/ranks.h"
 #include "apps/common/training_run.h"
 #include "models/flop.h"
@@ -51,8 +53,6 @@ po::options_description option_list() {
     ("scale", text(""), "MODEL: seconds and bytes of a step on many ranks, computed from its shapes")
     ("batch-size", number(32), "pairs of a step on each rank, with --scale of a micro-batch; pictures and captions at once")
     ("text-length", number(20), "tokens of every caption, start and end included")
-    ("precision", text("fp32"), "fp32, bf16, or auto: bf16 where the device has instructions for it")
-    ("device", text("auto"), "auto, cpu or cuda[:i]")
     ("steps", number(10), "runs that are timed; the median counts")
     ("warmup", number(3), "runs before them")
     ("peak-tflops", po::value<double>()->default_value(0), "TFLOP/s that are 100 % MFU; 0: by the GPU's name, measured on a CPU")
@@ -60,6 +60,7 @@ po::options_description option_list() {
                                    "own, which waiting for the device after each op slows")
     ("json", po::bool_switch(), "print one JSON object as the last line");
   // clang-format on
+  add_device_options(options);
   return options.add(scale_option_list());
 }
 
@@ -74,12 +75,7 @@ struct BenchOptions {
 };
 
 BenchOptions chosen_options(const po::variables_map& values) {
-  const auto number = [&](const char* name, int64_t least) {
-    const auto value = values[name].as<int64_t>();
-    if (value < least || value > 1'000'000)
-      throw UsageError(concat("--", name, " must be from ", least, " to 1000000, got ", value));
-    return value;
-  };
+  constexpr int64_t kMost = 1'000'000;
   BenchOptions options;
   int64_t asked = 0;
   for (const auto& [name, what] : {std::pair{"step", Bench::kStep},
@@ -96,13 +92,11 @@ BenchOptions chosen_options(const po::variables_map& values) {
     throw UsageError("only one of --step, --infer, --ops and --scale can be asked for");
   if (asked == 0)
     throw UsageError("one of --step MODEL, --infer MODEL, --ops and --scale MODEL is needed");
-  options.batch_size = number("batch-size", 1);
-  options.text_length = number("text-length", 2);
-  options.steps = number("steps", 1);
-  options.warmup = number("warmup", 0);
-  options.peak = values["peak-tflops"].as<double>() * 1e12;
-  if (!(options.peak >= 0))
-    throw UsageError(concat("--peak-tflops must be at least 0, got ", options.peak / 1e12));
+  options.batch_size = at_least(1, values, "batch-size", kMost);
+  options.text_length = at_least(2, values, "text-length", kMost);
+  options.steps = at_least(1, values, "steps", kMost);
+  options.warmup = at_least(0, values, "warmup", kMost);
+  options.peak = 1e12 * within(0, 1e9, values, "peak-tflops");
   options.profile = values["profile"].as<bool>();
   if (options.profile && options.what != Bench::kStep)
     throw UsageError("--profile goes with --step");
@@ -211,6 +205,15 @@ void bench_infer(const BenchOptions& options, const ClipModel& model, const Host
   result["image_latency_s"] = one.median;
 }
 
+/// throws UsageError if the captions asked for do not fit into it
+ClipConfig chosen_model(const BenchOptions& options) {
+  ClipConfig config = preset_or_file(options.model);
+  if (options.text_length > config.text.context_length)
+    throw UsageError(concat("--text-length must be at most ", config.text.context_length,
+                            ", the context of ", options.model, ", got ", options.text_length));
+  return config;
+}
+
 bool needs_device(const BenchOptions& options, const ScaleOptions& scale) {
   return options.what != Bench::kScale || scale.machines.flop_per_s == 0;
 }
@@ -229,13 +232,9 @@ int64_t parameter_count(const ClipConfig& config) {
 }
 
 /// Runs a model, or with --scale only computes what it would take if its speed is given.
-void bench_model(BenchOptions options, ScaleOptions scale, Backend& backend, DType dtype,
-                 Ranks& ranks, json& result) {
+void bench_model(BenchOptions options, ScaleOptions scale, const ClipConfig& config,
+                 Backend& backend, DType dtype, Ranks& ranks, json& result) {
   Communicator& comm = ranks.comm();
-  const ClipConfig config = preset_or_file(options.model);
-  if (options.text_length > config.text.context_length)
-    throw UsageError(concat("--text-length must be at most ", config.text.context_length,
-                            ", the context of ", options.model, ", got ", options.text_length));
   std::cout << "model       " << options.model << ", " << precision_name(dtype) << ", "
             << parameter_count(config) << " parameters\nbatch       " << options.batch_size
             << " pairs, captions of " << options.text_length << " tokens\n";
@@ -280,12 +279,14 @@ void bench(int argc, const char* const* argv, Ranks& ranks) {
   for (const auto& option : scale_only.options())
     if (options.what != Bench::kScale && !values[option->long_name()].defaulted())
       throw UsageError(concat("--", option->long_name(), " goes with --scale"));
+  std::optional<ClipConfig> config;
+  if (options.what != Bench::kOps) config = chosen_model(options);
   const std::string chosen_precision = values["precision"].as<std::string>();
   // What is computed on paper needs no device, but to ask what it is fast in.
   const bool on_paper = !needs_device(options, scale) && chosen_precision != "auto";
   const ChosenDevice device =
       choose_device(on_paper ? "cpu" : values["device"].as<std::string>(), comm.local_rank());
-  if (!device.note.empty() && ranks.first()) std::cerr << "device " << device.note << '\n';
+  if (ranks.first()) device.print_note();
   Backend& backend = *device.backend;
   const DType dtype = choose_precision(chosen_precision, backend);
   json result = {{"precision", precision_name(dtype)}};
@@ -297,7 +298,7 @@ void bench(int argc, const char* const* argv, Ranks& ranks) {
   if (options.what == Bench::kOps)
     bench_ops(options.model, backend, dtype, options.warmup, options.steps, result);
   else
-    bench_model(options, scale, backend, dtype, ranks, result);
+    bench_model(options, scale, *config, backend, dtype, ranks, result);
   if (options.as_json) std::cout << result.dump() << '\n';
 }
 

@@ -19,7 +19,7 @@ namespace {
 namespace po = boost::program_options;
 using Strings = std::vector<std::string>;
 
-const char* kUsage =
+constexpr const char* kUsage =
     "Names pictures by the words that fit them best. Probabilities sum to 1 over the labels; those "
     "of a\nmodel trained with --siglip are each label's own.\n"
     "Examples:\n"
@@ -33,9 +33,7 @@ po::options_description option_list() {
   const auto text = [] { return po::value<std::string>()->default_value(""); };
   po::options_description options("Options");
   // clang-format off
-  options.add_options()
-    ("help", "print this and exit")
-    ("checkpoint", text(), kModelPathHelp)
+  add_first_options(options)
     ("images", po::value<Strings>()->multitoken(), "pictures to name")
     ("labels", text(), "class names, separated by commas")
     ("labels-file", text(), "file with a class name a line")
@@ -48,11 +46,9 @@ po::options_description option_list() {
     ("save-classifier", po::bool_switch(), "keep the class embeddings in the checkpoint; the next run with the "
                                            "same labels and templates uses them")
     ("top-k", po::value<int64_t>()->default_value(5), "classes shown for each picture")
-    ("json", po::bool_switch(), "print JSON")
-    ("precision", po::value<std::string>()->default_value("fp32"), "fp32, bf16 or auto (bf16 where the device has "
-                                                                   "instructions for it)")
-    ("device", po::value<std::string>()->default_value("auto"), "auto, cpu or cuda[:i]");
+    ("json", po::bool_switch(), "print JSON");
   // clang-format on
+  add_device_options(options);
   add_model_options(options);
   return options;
 }
@@ -242,7 +238,7 @@ void zero_shot(int argc, const char* const* argv) {
   const LoadedModel loaded =
       load_model(checkpoint, model_options, *device.backend,
                  choose_precision(values["precision"].as<std::string>(), *device.backend));
-  if (!device.note.empty()) std::cerr << "device " << device.note << '\n';
+  device.print_note();
   if (has_images) {
     name_pictures(loaded, classifier_for(loaded, labels, templates, own_model, save),
                   values["images"].as<Strings>(), top_k, as_json);

@@ -112,6 +112,15 @@ TEST_F(Report, OfALongRunStaysSmall) {
   expect_contains(html, "d=\"M58.0 115.0L58.8 115.0L");
 }
 
+TEST_F(Report, DrawsWhatHardlyChangesAsALevelLine) {
+  // Means of 0.001 that differ in the last bit, as those of a constant learning rate do.
+  folder_.write("run/log.jsonl",
+                "{\"step\": 1, \"lr\": 0.001}\n{\"step\": 2, \"lr\": 0.0010000000000000002}\n");
+  const std::string html = written();
+  expect_contains(html, "d=\"M58.0 115.0L440.0 115.0\"");
+  expect_contains(html, ">0.001</text>");
+}
+
 TEST_F(Report, NamesWhatCannotBeRead) {
   const auto error = [&] { return error_of([&] { write_report(folder_.path("run")); }); };
   folder_.write("run/samples/captions.json", "{\"step\": 2");

@@ -42,9 +42,10 @@ boost::program_options::variables_map parse_options(
 struct ChosenDevice {
   Backend* backend = nullptr;
   std::unique_ptr<Backend> owned;  ///< a GPU's
-  /// One line that says why "auto" is the CPU; empty otherwise. For standard error where standard
-  /// output is for other programs.
+  /// One line that says why "auto" is the CPU; empty otherwise.
   std::string note;
+
+  void print_note() const;  ///< on standard error, where standard output is for other programs
 };
 /// local_rank    which GPU "auto" and "cuda" mean
 /// throws UsageError if the name is none of auto, cpu, cuda, cuda:i; Error if there is no such GPU

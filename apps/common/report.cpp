@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -96,13 +95,18 @@ std::vector<Point> points_of(const std::vector<json>& log, const Curve& curve) {
 struct Axis {
   double low, high, begin, end;
 
-  void hold(double value) { low = std::min(low, value), high = std::max(high, value); }
+  void hold(double value) {
+    low = std::min(low, value);
+    high = std::max(high, value);
+  }
+  /// Roundings are no change, and no ticks could be told apart in them.
+  bool is_level() const { return high - low <= 1e-9 * std::max(std::abs(low), std::abs(high)); }
   double place(double value) const {
-    return begin + (end - begin) * (high > low ? (value - low) / (high - low) : 0.5);
+    return begin + (end - begin) * (is_level() ? 0.5 : (value - low) / (high - low));
   }
   /// At most seven round values: 1, 2 or 5 times a power of ten apart.
   std::vector<double> ticks() const {
-    if (high <= low) return {low};
+    if (is_level()) return {low};
     const double power = std::pow(10, std::floor(std::log10((high - low) / 6)));
     const double wanted = (high - low) / 6 / power;
     const double step = power * (wanted > 5 ? 10 : wanted > 2 ? 5 : wanted > 1 ? 2 : 1);
@@ -120,7 +124,10 @@ std::string chart(const char* title, const std::vector<Curve>& curves,
   std::vector<std::vector<Point>> lines;
   for (const Curve& curve : curves) {
     lines.push_back(points_of(log, curve));
-    for (const Point& point : lines.back()) x.hold(point.x), y.hold(point.y);
+    for (const Point& point : lines.back()) {
+      x.hold(point.x);
+      y.hold(point.y);
+    }
   }
   if (lines[0].size() < 2) return "";
   std::string svg = concat("<svg viewBox=\"0 0 460 224\" role=\"img\" aria-label=\"", title,
@@ -213,25 +220,13 @@ std::string options_table(const json& config) {
   return concat("<details><summary>Options</summary>\n<table>\n", rows, "</table>\n</details>\n");
 }
 
-/// Lines that a kill cut short are passed over.
-std::vector<json> log_of(const std::string& path) {
-  std::vector<json> entries;
-  std::ifstream file(path, std::ios::binary);
-  for (std::string line; std::getline(file, line);) {
-    json entry = json::parse(line, nullptr, false);
-    if (entry.is_object() && entry.contains("step") && entry["step"].is_number())
-      entries.push_back(std::move(entry));
-  }
-  return entries;
-}
-
 }  // namespace
 
 void write_report(const std::string& run) {
   const fs::path folder(run);
   const std::string path = (folder / "report.html").string();
   try {
-    const std::vector<json> log = log_of((folder / kRunLog).string());
+    const std::vector<json> log = read_log(run);
     const std::string name = escaped(fs::absolute(folder).lexically_normal().filename().string());
     write_file(
         path, concat("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><title>",

@@ -15,6 +15,7 @@ namespace fs = std::filesystem;
 namespace clip {
 namespace {
 
+constexpr const char* kLog = "log.jsonl";
 constexpr const char* kLock = ".lock";
 
 std::string inside(const std::string& folder, const char* file) {
@@ -22,15 +23,14 @@ std::string inside(const std::string& folder, const char* file) {
 }
 
 /// Drops what going on from `step` makes again, and a last line that a kill cut short.
-void cut_log(const std::string& path, int64_t step) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return;
-  std::string kept, line;
-  while (std::getline(file, line)) {
-    const auto entry = nlohmann::json::parse(line, nullptr, false);
-    if (!entry.is_object() || !entry.contains("step") || !entry["step"].is_number()) continue;
+void cut_log(const std::string& run, int64_t step) {
+  const std::string path = inside(run, kLog);
+  std::error_code absent;
+  if (!fs::exists(path, absent)) return;
+  std::string kept;
+  for (const nlohmann::json& entry : read_log(run)) {
     const int64_t last = entry.contains("eval") ? step - 1 : step;
-    if (entry["step"].get<int64_t>() <= last) kept += line + '\n';
+    if (entry["step"].get<int64_t>() <= last) kept += entry.dump() + '\n';
   }
   write_file(path, kept);
 }
@@ -75,7 +75,7 @@ void RunFolder::open(const nlohmann::json& config, int64_t step) {
   if (!writes_) return;
   const std::string text = config.dump(2) + '\n';
   if (goes_on_) {
-    cut_log(inside(path_, kRunLog), step);
+    cut_log(path_, step);
     write_file(inside(path_, kRunConfig), text);
     return;
   }
@@ -91,10 +91,21 @@ std::string RunFolder::checkpoint(int64_t step) const {
 
 void RunFolder::log(const nlohmann::json& line) const {
   if (!writes_) return;
-  const std::string path = inside(path_, kRunLog);
+  const std::string path = inside(path_, kLog);
   std::ofstream file(path, std::ios::app | std::ios::binary);
   file << line.dump() + '\n' << std::flush;
   CLIP_CHECK(file.good(), "cannot write ", path, "; is the folder writable and the disk not full?");
+}
+
+std::vector<nlohmann::json> read_log(const std::string& run) {
+  std::vector<nlohmann::json> entries;
+  std::ifstream file(inside(run, kLog), std::ios::binary);
+  for (std::string line; std::getline(file, line);) {
+    nlohmann::json entry = nlohmann::json::parse(line, nullptr, false);
+    if (entry.is_object() && entry.contains("step") && entry["step"].is_number())
+      entries.push_back(std::move(entry));
+  }
+  return entries;
 }
 
 void remove_folder(const std::string& path) {
@@ -128,7 +139,7 @@ std::string latest_run(const std::string& logs) {
     const std::string run = entry.path().string();
     if (!is_run(run) || entry.path().filename().string().starts_with('.')) continue;
     std::error_code absent;
-    auto written = fs::last_write_time(inside(run, kRunLog), absent);
+    auto written = fs::last_write_time(inside(run, kLog), absent);
     if (absent) written = fs::last_write_time(inside(run, kRunConfig), absent);
     if (latest.empty() || written > newest) std::tie(latest, newest) = std::pair(run, written);
   }

@@ -4,13 +4,13 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "models/atomic_file.h"
 
 namespace clip {
 
 inline constexpr const char* kRunConfig = "config.json";
-inline constexpr const char* kRunLog = "log.jsonl";
 
 class RunFolder {
  public:
@@ -38,6 +38,9 @@ class RunFolder {
   bool goes_on_, writes_;
   FileDescriptor lock_;
 };
+
+/// The lines of a run's log, each with a step; one that a kill cut short is passed over.
+std::vector<nlohmann::json> read_log(const std::string& run);
 
 /// Hides the folder before removing it: a kill midway leaves no half of one under its name.
 void remove_folder(const std::string& path);
