@@ -6,8 +6,8 @@
 
 #include <cmath>
 
+#include "tests/doubles.h"
 #include "tests/gradient_check.h"
-#include "tests/tiny_clip.h"
 
 namespace clip {
 namespace {
