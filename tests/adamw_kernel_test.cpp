@@ -1,4 +1,6 @@
 // The AdamW kernel against a scalar transcription of its definition.
+#include <algorithm>
+
 #include "tests/kernel_checks.h"
 
 namespace clip {

@@ -1,5 +1,6 @@
 #include "tests/cuda_parity.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 

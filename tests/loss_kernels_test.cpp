@@ -1,4 +1,5 @@
 // The contrastive loss's tiles and the reductions on the CPU against plain F64 loops.
+#include <algorithm>
 #include <bit>
 
 #include "tests/kernel_checks.h"
