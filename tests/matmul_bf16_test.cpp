@@ -1,14 +1,12 @@
 // Products of BF16 factors on the CPU against F64 products of the same numbers, with and without the
 // processor's instructions for them.
-#include <omp.h>
-
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 
 #include "tests/kernel_checks.h"
 #include "tests/op_cases.h"
 #include "tests/run_command.h"
+#include "tests/scratch_folder.h"
 
 namespace clip {
 namespace {
@@ -122,9 +120,7 @@ TEST(MatmulBf16, GivesTheSameBitsForAnyThreadCount) {
 }
 
 TEST(FastDType, IsBF16OnTheCpuWhereTheProcessorHasInstructionsForItThatAreNotForbidden) {
-  std::ifstream file("/proc/cpuinfo");
-  const std::string flags((std::istreambuf_iterator<char>(file)), {});
-  const bool has = flags.find("avx512_bf16") != std::string::npos;
+  const bool has = file_bytes("/proc/cpuinfo").find("avx512_bf16") != std::string::npos;
   const bool forbidden = std::getenv("ONEDNN_MAX_CPU_ISA") != nullptr;
   EXPECT_EQ(cpu_backend().fast_dtype(), has && !forbidden ? DType::kBF16 : DType::kF32);
 }
