@@ -63,9 +63,7 @@ inline void write_pairs(const ScratchFolder& folder, const std::string& name, in
     folder.write(name + "/" + sample_name(i) + ".txt", caption);
     csv += picture_name + "," + caption + "\n";
     tsv += picture_name + "\t" + caption + "\n";
-    std::ifstream file(folder.path(picture_name), std::ios::binary);
-    const std::string bytes((std::istreambuf_iterator<char>(file)), {});
-    members.push_back({sample_name(i) + ".png", bytes});
+    members.push_back({sample_name(i) + ".png", file_bytes(folder.path(picture_name))});
     members.push_back({sample_name(i) + ".txt", caption});
   }
   folder.write(name + ".csv", csv);

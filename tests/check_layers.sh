@@ -41,14 +41,12 @@ check_includes() {
     }'
 }
 
-# stdin: files. In product code #if stands in two places: CLIP_HOST_DEVICE in engine/scalar_math.h
-# and the library version in engine/cpu/onednn*; each is one #if.
+# stdin: files. In product code #if stands in one place: CLIP_HOST_DEVICE in engine/scalar_math.h.
 check_preprocessor() {
   xargs -r awk '
     /^[ \t]*#[ \t]*(if|ifdef|ifndef|elif|elifdef|elifndef)([^a-z]|$)/ {
-      excused = (FILENAME == "engine/scalar_math.h" && /__CUDACC__/) ||
-                (FILENAME ~ /^engine\/cpu\/onednn[^\/]*$/ && /DNNL_VERSION/)
-      if (!excused || ++conditions[FILENAME] > 1)
+      excused = FILENAME == "engine/scalar_math.h" && /__CUDACC__/
+      if (!excused || ++conditions > 1)
         print FILENAME ":" FNR ": conditional compilation (choose a file at link time): " $0
     }
     /^[ \t]*#[ \t]*(define|undef)/ {

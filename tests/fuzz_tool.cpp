@@ -9,10 +9,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
-#include <iterator>
 #include <map>
 
 #include "engine/random.h"
+#include "models/atomic_file.h"
 #include "models/config.h"
 #include "models/image.h"
 #include "models/tokenizer.h"
@@ -27,12 +27,6 @@ namespace {
 constexpr unsigned kHangSeconds = 20;  // ten thousand times what a small file takes
 constexpr int64_t kMostBytes = 1 << 20;
 
-std::string bytes_of(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  CLIP_CHECK(file, "cannot open ", path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 /// A kind of file: its name's end, what reads it, and inputs made on the spot.
 struct Target {
   std::string ending;
@@ -43,7 +37,7 @@ struct Target {
 void read_all_weights(const std::string& path) {
   const Weights weights(path);
   for (const auto& [name, weight] : weights.all()) {
-    if (!weight.pieces[0].is_float() || weight.numel() > kMostBytes) continue;
+    if (!weight.pieces[0].is_readable() || weight.numel() > kMostBytes) continue;
     std::vector<float> numbers(static_cast<size_t>(weight.numel()));
     weight.read(DType::kF32, numbers.data());
   }
@@ -73,7 +67,7 @@ std::vector<std::string> safetensors_seeds(const ScratchFolder& folder) {
                      {"text_model.embeddings.position_ids", DType::kF64, {2}, numbers.data()},
                      {"y", DType::kF32, {}, numbers.data(), {}, "BF16"}},
                     {{"format", "pt"}});
-  return {bytes_of(path)};
+  return {file_bytes(path)};
 }
 
 std::vector<std::string> torch_seeds(const ScratchFolder& folder) {
@@ -82,7 +76,7 @@ std::vector<std::string> torch_seeds(const ScratchFolder& folder) {
   write_torch_file(path, {{"module.a", DType::kF32, {4, 4}, numbers.data()},
                           {"b", DType::kF32, {}, numbers.data(), {}, "F16"}});
   const auto view = dict_of(PickleBytes().tensor("FloatStorage", 6, 1, {2, 2}, {1, 2}));
-  return {bytes_of(path), bytes_of(write_torch_archive(folder, view))};
+  return {file_bytes(path), file_bytes(write_torch_archive(folder, view))};
 }
 
 std::vector<std::string> shard_seeds(const ScratchFolder& folder) {
@@ -91,7 +85,7 @@ std::vector<std::string> shard_seeds(const ScratchFolder& folder) {
                                        {"1.ppm", picture(9)},
                                        {"1.txt", "a dog"},
                                        {std::string(150, 'n') + ".txt", "a long name"}};
-  return {bytes_of(write_tar(folder, "seed.tar", members))};
+  return {file_bytes(write_tar(folder, "seed.tar", members))};
 }
 
 std::vector<std::string> json_vocabulary_seeds(const ScratchFolder&) {
@@ -110,7 +104,7 @@ std::vector<std::string> config_seeds(const ScratchFolder&) {
 }
 
 void read_configuration(const std::string& path) {
-  const std::string text = bytes_of(path);
+  const std::string text = file_bytes(path);
   for (const auto& read : {config_from_json, config_from_hugging_face}) {
     try {
       read(text, path);
@@ -269,9 +263,9 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "\n");
     return 2;
   }
-  std::vector<std::string> seeds;
-  for (int i = 4; i < argc; ++i) seeds.push_back(clip::bytes_of(argv[i]));
   try {
+    std::vector<std::string> seeds;
+    for (int i = 4; i < argc; ++i) seeds.push_back(clip::read_file(argv[i], int64_t{1} << 30));
     return clip::fuzz(argv[1], targets.at(argv[1]), std::atof(argv[2]),
                       std::strtoull(argv[3], nullptr, 10), seeds);
   } catch (const clip::Error& error) {

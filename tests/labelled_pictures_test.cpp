@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "tests/dataset_samples.h"
+#include "tests/error_message.h"
 
 namespace clip {
 namespace {
@@ -45,7 +46,7 @@ class LabelledPicturesTest : public testing::Test {
     return open_labelled_pictures(folder_.path(), split);
   }
   std::string refusal(Split split = Split::kTest) const {
-    return error_of([&] { open(split); });
+    return error_message([&] { open(split); });
   }
 
   /// A record of CIFAR: labels, then red, green and blue planes that differ in each pixel.
