@@ -217,6 +217,7 @@ void bench(int argc, const char* const* argv, Ranks& ranks) {
     if (options.what != Bench::kScale && !values[option->long_name()].defaulted())
       throw UsageError(concat("--", option->long_name(), " goes with --scale"));
   const ClipConfig config = preset_or_file(options.model);
+  if (options.what == Bench::kScale) check_countable(config);
   if (options.text_length > config.text.context_length)
     throw UsageError(concat("--text-length must be at most ", config.text.context_length,
                             ", the context of ", options.model, ", got ", options.text_length));

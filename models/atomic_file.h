@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -71,6 +72,9 @@ class AtomicFolder {
   std::string temporary_;
   FileDescriptor lock_;
 };
+
+/// AtomicFolder filled by `fill(its temporary name)`, whose errors name `path` instead.
+void write_folder(const std::string& path, const std::function<void(const std::string&)>& fill);
 
 /// AtomicFile with one write.
 void write_file(const std::string& path, std::string_view text);

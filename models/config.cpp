@@ -104,6 +104,17 @@ void ClipConfig::check() const {
              " leaves no hidden unit at width ", text.width);
 }
 
+std::string variation_of(const VisionConfig& vision) {
+  if (vision.is_resnet()) return "a ResNet";
+  if (vision.pool == Pool::kAverage) return "average pooling";
+  if (vision.no_ln_pre) return "no ln_pre";
+  return vision.ls_init_value > 0 ? "LayerScale" : "";
+}
+
+std::string variation_of(const TextConfig& text) {
+  return text.ls_init_value > 0 ? "LayerScale" : "";
+}
+
 namespace {
 
 struct Preset {

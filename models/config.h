@@ -68,6 +68,10 @@ struct ClipConfig {
   void check() const;
 };
 
+/// What a tower has that OpenAI's transformers have not ("LayerScale"); empty: nothing.
+std::string variation_of(const VisionConfig& vision);
+std::string variation_of(const TextConfig& text);
+
 /// A model by name. Names and sizes are open_clip's, where "ViT-B-32" computes exact GELU and
 /// "ViT-B-32-quickgelu" the QuickGELU of OpenAI's own weights; likewise ViT-B-16, ViT-L-14,
 /// ViT-L-14-336 and the ResNets RN50 to RN50x64. ViT-S, ViT-M, ViT-H, ViT-g and ViT-bigG are LAION's. "tiny" and "emoji" are ours,

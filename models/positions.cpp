@@ -93,6 +93,10 @@ std::vector<float> resize_text_positions(const std::vector<float>& positions, in
 std::unique_ptr<ClipModel> with_positions(const ClipModel& model, int64_t image_size,
                                           int64_t context_length) {
   const ClipConfig& old = model.clip.config;
+  CLIP_CHECK(!old.vision.is_resnet() || image_size == old.vision.image_size,
+             "the positions in a ResNet's attention pool are not resized, as open_clip does not "
+             "either: it is for pictures of side ",
+             old.vision.image_size, ", not ", image_size);
   ClipConfig config = old;
   config.vision.image_size = image_size;
   // The crop keeps its share of the picture.
@@ -110,6 +114,10 @@ std::unique_ptr<ClipModel> with_positions(const ClipModel& model, int64_t image_
       values = resize_text_positions(values, old.text.context_length, context_length);
     Tensor target = resized->parameters.find(parameter.name).value();
     target.copy_from_host(values.data());
+  }
+  for (size_t i = 0; i < model.parameters.buffers().size(); ++i) {
+    Tensor target = resized->parameters.buffers()[i].variable.value();
+    target.copy_from_host(model.parameters.buffers()[i].variable.value().to_vector<float>().data());
   }
   return resized;
 }

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "engine/backend.h"
 #include "models/atomic_file.h"
 #include "models/strict_json.h"
 
@@ -224,6 +225,16 @@ std::string header_text(const std::vector<const SafetensorsItem*>& items,
 }
 
 }  // namespace
+
+SafetensorsItem item_of(const std::string& name, const Tensor& tensor) {
+  SafetensorsItem item{.name = name, .dtype = tensor.dtype(), .shape = sizes_of(tensor.shape())};
+  if (tensor.backend().device().kind == Device::Kind::kCpu) {
+    item.data = tensor.raw();
+  } else {
+    item.copy_to_host = [tensor](void* host) { tensor.copy_to_host(host); };
+  }
+  return item;
+}
 
 std::string dtype_of(const SafetensorsItem& item) {
   CLIP_CHECK(item.stored_as.empty() || (item.dtype == DType::kF32 &&

@@ -98,6 +98,12 @@ StoredTensor StoredTensor::transposed() const {
   return turned;
 }
 
+std::vector<int64_t> sizes_of(const Shape& shape) {
+  std::vector<int64_t> sizes;
+  for (int axis = 0; axis < shape.rank(); ++axis) sizes.push_back(shape[axis]);
+  return sizes;
+}
+
 int64_t element_bytes(const std::string& dtype) {
   static const std::map<std::string, int64_t> sizes = {
       {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1},

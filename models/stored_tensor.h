@@ -25,6 +25,8 @@ struct StoredTensor {
   StoredTensor transposed() const;  ///< of a matrix: the same numbers, seen the other way round
 };
 
+std::vector<int64_t> sizes_of(const Shape& shape);  ///< as files keep shapes
+
 int64_t element_bytes(const std::string& dtype);  ///< 0 if there is no such dtype
 
 /// Copies a tensor's numbers row after row to `to`, as F32 or F64. Pages of the file are given back
