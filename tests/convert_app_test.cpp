@@ -332,6 +332,51 @@ TEST_F(ConvertApp, InspectTellsWhatAnArchiveHolds) {
   EXPECT_NE(text.out.find("activation     QuickGELU"), std::string::npos) << text.out;
 }
 
+TEST_F(ConvertApp, InspectTellsAResNetWithItsRunningStatistics) {
+  const json report = inspect(stored("resnet.pt"));
+  EXPECT_EQ(report["missing"], json::array());
+  EXPECT_EQ(report["left_over"], json::array());
+  const json& image = report["architecture"]["image"];
+  EXPECT_EQ(image["kind"], "ModifiedResNet");
+  EXPECT_EQ(image["layers"], json({2, 1, 1, 1}));
+  EXPECT_EQ(image["heads"], 1);
+  EXPECT_FALSE(image.contains("patch_size") || image.contains("mlp_width")) << image;
+  const Clip clip(load_config(stored("resnet.pt")));
+  ParameterList list;
+  clip.collect(list);
+  int64_t buffers = 0;
+  for (const Parameter& buffer : list.buffers()) buffers += buffer.variable.shape().numel();
+  EXPECT_EQ(report["parameters"]["total"], list.count());
+  EXPECT_EQ(report["parameters"]["buffers"], buffers);
+  const AppResult text = run_app("inspect", {stored("resnet.pt")}, folder_);
+  EXPECT_NE(text.out.find("kind ModifiedResNet, layers [2,1,1,1]"), std::string::npos) << text.out;
+}
+
+TEST_F(ConvertApp, InspectTellsWhatATowerHasBeyondThePlainOne) {
+  ClipConfig config = config_from_json(kSmallModel, "test");
+  config.vision.pool = Pool::kAverage;
+  config.vision.no_ln_pre = true;
+  config.text.ls_init_value = 0.1;
+  ClipModel model(config, cpu_backend());
+  save_checkpoint(folder_.path("own"), config, model.parameters, small_tokenizer(), nullptr);
+  const json architecture = inspect("own")["architecture"];
+  EXPECT_EQ(architecture["image"]["pool"], "average");
+  EXPECT_EQ(architecture["image"]["ln_pre"], false);
+  EXPECT_EQ(architecture["text"]["layer_scale"], true);
+}
+
+TEST_F(ConvertApp, InspectNamesAModelWhateverItsPreprocessingAndBothWhereTheActivationIsUnknown) {
+  ClipConfig config = preset("emoji");
+  ClipModel model(config, cpu_backend());
+  config.vision.preprocess.interpolation = Interpolation::kBilinear;
+  save_checkpoint(folder_.path("own"), config, model.parameters, small_tokenizer(), nullptr);
+  EXPECT_EQ(inspect("own")["architecture"]["name"], "emoji");
+  const std::string alone = folder_.path("alone.safetensors");
+  fs::copy(folder_.path("own/open_clip_model.safetensors"), alone);
+  EXPECT_EQ(inspect(alone)["architecture"]["name"], "emoji");
+  EXPECT_TRUE(inspect(alone)["activation"].is_null());
+}
+
 TEST_F(ConvertApp, InspectTellsWhatIsMissingLeftOverAndNotFinite) {
   fs::copy(stored("open_clip"), folder_.path("a"));
   const Weights weights(stored("open_clip/open_clip_model.safetensors"));
