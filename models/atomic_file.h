@@ -80,8 +80,7 @@ void write_folder(const std::string& path, const std::function<void(const std::s
 void write_file(const std::string& path, std::string_view text);
 
 /// A whole regular file.
-/// throws clip::Error that names the path: not there, a folder, or longer
-/// than `max_bytes`
+/// throws clip::Error that names the path: not there, a folder, or longer than `max_bytes`
 std::string read_file(const std::string& path, int64_t max_bytes);
 
 /// Opens a regular file for reading and tells its size; a pipe or a folder is refused, not waited

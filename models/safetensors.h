@@ -28,9 +28,6 @@ class SafetensorsFile {
   }  ///< "__metadata__"
   const std::string& path() const { return file_.path(); }
 
-  /// throws clip::Error that names file, tensor and dtype if read() cannot convert it
-  void check_float(const StoredTensor& entry, const std::string& name) const;
-
   /// Copies an entry to `to` as F32 or F64, converting from F16, BF16, F32 or F64, or from a single
   /// I64, as PyTorch counts batches.
   /// throws clip::Error that names file, tensor and both dtypes if it is no float

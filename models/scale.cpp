@@ -12,7 +12,6 @@ namespace clip {
 namespace {
 
 constexpr double kF32Bytes = 4, kI32Bytes = 4;
-constexpr int64_t kTileColumns = 4096;  // what clip_loss and siglip_loss take unless told otherwise
 
 double real(int64_t value) { return static_cast<double>(value); }
 

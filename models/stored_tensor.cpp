@@ -7,6 +7,7 @@
 #include <map>
 #include <type_traits>
 
+#include "engine/cpu/bfloat16.h"
 #include "models/mapped_file.h"
 
 namespace clip {
@@ -66,7 +67,7 @@ void read_as(const StoredTensor& tensor, To* to) {
   if (tensor.dtype == "F16") {
     convert_rows<uint16_t>(tensor, to, from_half);
   } else if (tensor.dtype == "BF16") {
-    convert_rows<uint16_t>(tensor, to, from_bfloat16);
+    convert_rows<BF16>(tensor, to, [](BF16 value) { return to_real(value); });
   } else if (tensor.dtype == "F32") {
     convert_rows<float>(tensor, to, same);
   } else if (tensor.dtype == "I64") {
@@ -132,10 +133,6 @@ float from_half(uint16_t bits) {
   return std::bit_cast<float>(sign | (exponent == 0 ? tiny : normal));
 }
 
-float from_bfloat16(uint16_t bits) {
-  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-}
-
 uint16_t to_half(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
@@ -148,12 +145,6 @@ uint16_t to_half(float value) {
   }
   const uint32_t odd = magnitude >> 13 & 1u;
   return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13));
-}
-
-uint16_t to_bfloat16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  if (std::isnan(value)) return static_cast<uint16_t>(bits >> 16 | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 }  // namespace clip
