@@ -43,7 +43,7 @@ struct Target {
 void read_all_weights(const std::string& path) {
   const Weights weights(path);
   for (const auto& [name, weight] : weights.all()) {
-    if (!weight.pieces[0].is_float() || weight.numel() > kMostBytes) continue;
+    if (!weight.pieces[0].is_readable() || weight.numel() > kMostBytes) continue;
     std::vector<float> numbers(static_cast<size_t>(weight.numel()));
     weight.read(DType::kF32, numbers.data());
   }
