@@ -382,7 +382,7 @@ gpu-check:
 
 # Models of real size made on the spot by other libraries, with random weights; needs a Python with
 # torch, open_clip and transformers. Several GB of disk in EXACT_FOLDER, a few minutes each.
-EXACT_MODELS := ViT-B-32 ViT-B-16 ViT-L-14 ViT-L-14-336 hugging-face-B-32 H-14-two-layers
+EXACT_MODELS := RN50 RN101 RN50x4 RN50x16 RN50x64 ViT-B-32 ViT-B-16 ViT-L-14 ViT-L-14-336 hugging-face-B-32 H-14-two-layers
 EXACT_FOLDER = $(B)/exact
 BENCH_PYTHON :=# a Python with what we compare with
 test-exact: $(P)/tests/exact_features_tool

@@ -208,6 +208,7 @@ void bench_infer(const BenchOptions& options, const ClipModel& model, const Host
 /// throws UsageError if the captions asked for do not fit into it
 ClipConfig chosen_model(const BenchOptions& options) {
   ClipConfig config = preset_or_file(options.model);
+  if (options.what == Bench::kScale) check_countable(config);
   if (options.text_length > config.text.context_length)
     throw UsageError(concat("--text-length must be at most ", config.text.context_length,
                             ", the context of ", options.model, ", got ", options.text_length));

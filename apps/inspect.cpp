@@ -59,43 +59,63 @@ Statistics statistics_of(const Weight& weight, std::vector<double>& buffer) {
   return found;
 }
 
-json tower_json(int64_t width, int64_t layers, int64_t heads, int64_t mlp_width) {
-  return {{"width", width}, {"layers", layers}, {"heads", heads}, {"mlp_width", mlp_width}};
-}
-
-json architecture_of(const ClipConfig& config) {
-  std::string name;
-  for (const std::string& candidate : preset_names())
-    if (to_json(preset(candidate)) == to_json(config)) name = candidate;
-  const VisionConfig& vision = config.vision;
-  const TextConfig& text = config.text;
-  json image = tower_json(vision.width, vision.layers, vision.heads(), vision.mlp_width());
-  image["image_size"] = vision.image_size;
+json image_json(const VisionConfig& vision) {
+  json image = {{"kind", vision.is_resnet() ? "ModifiedResNet" : "ViT"},
+                {"layers", vision.is_resnet() ? json(vision.stages) : json(vision.layers)},
+                {"width", vision.width},
+                {"heads", vision.heads()},
+                {"image_size", vision.image_size}};
+  if (vision.is_resnet()) return image;
+  image["mlp_width"] = vision.mlp_width();
   image["patch_size"] = vision.patch_size;
-  json words = tower_json(text.width, text.layers, text.heads, text.mlp_width());
-  words["context_length"] = text.context_length;
-  words["vocab_size"] = text.vocab_size;
-  return {{"name", name.empty() ? json() : json(name)},
-          {"embed_dim", config.embed_dim},
-          {"image", image},
-          {"text", words}};
+  if (vision.pool == Pool::kAverage) image["pool"] = "average";
+  if (vision.final_ln_after_pool) image["final_ln_after_pool"] = true;
+  if (vision.no_ln_pre) image["ln_pre"] = false;
+  if (vision.ls_init_value > 0) image["layer_scale"] = true;
+  return image;
 }
 
-/// The model's parameters that the files lack, and the files' tensors that the model lacks.
+json text_json(const TextConfig& text) {
+  json words = {{"layers", text.layers},
+                {"width", text.width},
+                {"heads", text.heads},
+                {"mlp_width", text.mlp_width()},
+                {"context_length", text.context_length},
+                {"vocab_size", text.vocab_size}};
+  if (text.ls_init_value > 0) words["layer_scale"] = true;
+  return words;
+}
+
+/// The presets with these towers, whatever they prepare pictures like and minimise; of another
+/// activation too where it is not known.
+json name_of(ClipConfig config, bool is_gelu_known) {
+  config.vision.preprocess = {};
+  config.init_logit_bias = {};
+  std::string names;
+  for (const std::string& name : preset_names()) {
+    ClipConfig candidate = preset(name);
+    if (!is_gelu_known) candidate.gelu = config.gelu;
+    if (to_json(candidate) == to_json(config)) names += (names.empty() ? "" : " or ") + name;
+  }
+  return names.empty() ? json() : json(names);
+}
+
+/// The model's parameters and buffers that the files lack, and the files' tensors that the model lacks.
 void compare(const ClipConfig& config, const Weights& weights, json& report) {
   const Clip clip(config);
   ParameterList list;
   clip.collect(list);
   std::map<std::string, Shape> expected;
-  for (const Parameter& parameter : list.parameters())
-    expected[parameter.name] = parameter.variable.shape();
+  for (const auto& named : {list.parameters(), list.buffers()})
+    for (const Parameter& parameter : named) expected[parameter.name] = parameter.variable.shape();
   json missing = json::array(), left_over = json::array();
   for (const auto& [name, shape] : expected) {
     const Weight* weight = weights.find(name);
     if (weight == nullptr) {
       missing.push_back(concat(name, " ", shape));
-    } else if (!fits(*weight, shape)) {
-      missing.push_back(concat(name, " ", shape, ", there is ", json(weight->shape()).dump()));
+    } else if (!fits(*weight, shape) || !weight->pieces[0].is_readable()) {
+      missing.push_back(concat(name, " ", shape, ", there is ", weight->dtype(), " ",
+                               json(weight->shape()).dump()));
     }
   }
   for (const auto& [name, weight] : weights.all())
@@ -105,19 +125,22 @@ void compare(const ClipConfig& config, const Weights& weights, json& report) {
   report["left_over"] = left_over;
 }
 
+/// A BatchNorm's, which no optimizer changes.
+bool is_buffer(const std::string& name) {
+  return name.ends_with(".running_mean") || name.ends_with(".running_var") ||
+         name.ends_with(".num_batches_tracked");
+}
+
 void report_weights(const Weights& weights, bool with_tensors, json& report) {
   std::map<std::string, int64_t> dtypes;
-  int64_t image = 0, text = 0, total = 0;
+  int64_t image = 0, text = 0, total = 0, buffers = 0;
   json tensors = json::array(), not_finite = json::array();
   std::vector<double> buffer;
   for (const auto& [name, weight] : weights.all()) {
     ++dtypes[weight.dtype()];
-    total += weight.numel();
-    if (name.starts_with("visual.")) {
-      image += weight.numel();
-    } else if (!name.starts_with("logit_")) {
-      text += weight.numel();
-    }
+    (is_buffer(name) ? buffers : total) += weight.numel();
+    if (is_locked(name, {.image = true}) && !is_buffer(name)) image += weight.numel();
+    if (is_locked(name, {.text = true})) text += weight.numel();
     json tensor = {{"name", name}, {"shape", weight.shape()}, {"dtype", weight.dtype()}};
     if (weight.pieces[0].is_readable()) {
       const Statistics found = statistics_of(weight, buffer);
@@ -129,6 +152,7 @@ void report_weights(const Weights& weights, bool with_tensors, json& report) {
     tensors.push_back(tensor);
   }
   report["parameters"] = {{"image", image}, {"text", text}, {"total", total}};
+  if (buffers > 0) report["parameters"]["buffers"] = buffers;
   report["dtypes"] = dtypes;
   report["not_finite"] = not_finite;
   if (with_tensors) report["tensors"] = tensors;
@@ -150,7 +174,10 @@ void report_configuration(const std::string& path, const WeightChoice& choice,
       return;
     }
   }
-  report["architecture"] = architecture_of(config);
+  report["architecture"] = {{"name", name_of(config, !report.contains("unknown"))},
+                            {"embed_dim", config.embed_dim},
+                            {"image", image_json(config.vision)},
+                            {"text", text_json(config.text)}};
   report["loss"] = config.loss() == LossKind::kSigmoid ? "sigmoid" : "softmax";
   report["preprocessing"] = to_json(config.vision.preprocess, config.vision.image_size);
   compare(config, weights, report);

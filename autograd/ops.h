@@ -141,6 +141,9 @@ Variable mean_token(const Variable& x, const Variable& positions);
 /// x / max(|x|, 1e-12) per row; x [N, E]
 Variable l2_normalize(const Variable& x);
 
+/// Columns of the losses' tiles unless told otherwise.
+inline constexpr int64_t kTileColumns = 4096;
+
 /// Symmetric contrastive loss over the global batch, this rank's rows only. Tiled: memory is
 /// O(G E), never O(G²).
 ///
@@ -154,7 +157,8 @@ Variable l2_normalize(const Variable& x);
 /// throws          clip::Error if shapes or dtypes differ
 /// source          Radford et al. 2021 (arXiv:2103.00020), figure 3; gradients: clip_loss.cpp
 Variable clip_loss(const Variable& image_features, const Variable& text_features,
-                   const Variable& logit_scale, Communicator& comm, int64_t tile_columns = 4096);
+                   const Variable& logit_scale, Communicator& comm,
+                   int64_t tile_columns = kTileColumns);
 
 /// Pairwise sigmoid loss over the global batch, this rank's image rows only. Tiled like clip_loss.
 ///
@@ -170,7 +174,7 @@ Variable clip_loss(const Variable& image_features, const Variable& text_features
 /// source          Zhai et al. 2023 (arXiv:2303.15343), algorithm 1; gradients: siglip_loss.cpp
 Variable siglip_loss(const Variable& image_features, const Variable& text_features,
                      const Variable& logit_scale, const Variable& logit_bias, Communicator& comm,
-                     int64_t tile_columns = 4096);
+                     int64_t tile_columns = kTileColumns);
 
 /// Runs `function` now, keeping its inputs alone, and again in backward (activation
 /// checkpointing). Parameters that `function` uses get their gradients as usual.

@@ -90,8 +90,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // ---- Memory
-  // ------------------------------------------------------------------------------------------------------
+  // ---- Memory -----------------------------------------------------------------------------------
   virtual Device device() const = 0;
   virtual std::string name() const = 0;  ///< the processor's or GPU's, as its maker calls it
   /// What products are fastest in: BF16 where the device has instructions for it, else F32.
@@ -111,8 +110,7 @@ class Backend {
   virtual void add(Tensor& y, const Tensor& x) = 0;  ///< y += x
   virtual void synchronize() = 0;
 
-  // ---- Products
-  // ----------------------------------------------------------------------------------------------------
+  // ---- Products ---------------------------------------------------------------------------------
   /// c [M, N] = alpha op(a) op(b) (+ c), row-major. K = 0 is allowed.
   virtual void matmul(Tensor& c, const Tensor& a, Transpose transpose_a, const Tensor& b,
                       Transpose transpose_b, const MatmulOptions& options) = 0;
@@ -120,8 +118,7 @@ class Backend {
   virtual void column_sums(Tensor& sums, const Tensor& x,
                            Accumulate accumulate) = 0;  ///< [C] of x [R, C]
 
-  // ---- Normalisation
-  // -----------------------------------------------------------------------------------------------
+  // ---- Normalisation ----------------------------------------------------------------------------
   /// y = (x - mean) rstd weight + bias per row of x [R, C]; mean, rstd [R] are kept for the
   /// backward kernel. The variance is the population's, about the mean, in a second pass.
   virtual void layer_norm_forward(Tensor& y, Tensor& mean, Tensor& rstd, const Tensor& x,
@@ -150,16 +147,14 @@ class Backend {
   virtual void l2_normalize_backward(Tensor& dx, const Tensor& dy, const Tensor& y,
                                      const Tensor& inverse_norm, Accumulate to_dx) = 0;
 
-  // ---- Activation
-  // --------------------------------------------------------------------------------------------------
+  // ---- Activation -------------------------------------------------------------------------------
   /// y = gelu(x + bias) for x [R, C]; backward recomputes the activation from x.
   virtual void bias_gelu_forward(Tensor& y, const Tensor& x, const Tensor& bias, Gelu kind) = 0;
   virtual void bias_gelu_backward(Tensor& dx, Tensor& dbias, const Tensor& dy, const Tensor& x,
                                   const Tensor& bias, Gelu kind, Accumulate to_dx,
                                   Accumulate to_dbias) = 0;
 
-  // ---- Attention
-  // ---------------------------------------------------------------------------------------------------
+  // ---- Attention --------------------------------------------------------------------------------
   /// y [Rq, H D] = softmax(q kᵀ / sqrt(D)) v per sequence and head; log_sum_exp [H, Rq] (of the
   /// scaled scores) is kept in place of the scores.
   virtual void attention_forward(Tensor& y, Tensor& log_sum_exp, const Columns& q, const Columns& k,
@@ -172,8 +167,7 @@ class Backend {
                                   const AttentionOptions& options, Accumulate to_dq,
                                   Accumulate to_dkv) = 0;
 
-  // ---- Towers' ends
-  // ------------------------------------------------------------------------------------------------
+  // ---- Towers' ends -----------------------------------------------------------------------------
   /// patches [N P, 3 K K] of images U8 [N, S, S, 3]: (pixel / 255 - mean) / std, each patch in
   /// (channel, y, x) order.
   virtual void extract_patches(Tensor& patches, const Tensor& images, int64_t patch_size,
@@ -199,8 +193,7 @@ class Backend {
   virtual void gather_rows_backward(Tensor& dx, const Tensor& dy, const Tensor& rows,
                                     Accumulate to_dx) = 0;
 
-  // ---- Residual networks: maps [N, H, W, C], channels last
-  // -----------------------------------------------------------------------------------------------------
+  // ---- Residual networks: maps [N, H, W, C], channels last --------------------------------------
   /// columns [N H' W', 9 C]: the 3 x 3 windows of x [N, H, W, C] in (y, x, channel) order, centred
   /// at every `stride`-th pixel, zeros outside; H' = (H - 1) / stride + 1, likewise W'.
   virtual void im2col(Tensor& columns, const Tensor& x, int64_t stride) = 0;
@@ -240,8 +233,7 @@ class Backend {
   virtual void mean_token_backward(Tensor& dx, Tensor& dpositions, const Tensor& dy,
                                    Accumulate to_dx, Accumulate to_dpositions) = 0;
 
-  // ---- Loss
-  // --------------------------------------------------------------------------------------------------------
+  // ---- Loss -------------------------------------------------------------------------------------
   // A tile holds cosines [N, M] of local rows 0 ... N - 1 with global columns first_column ...
   // first_column + M - 1. Local row i is global row first_row + i; its pair is the column of the
   // same number.
@@ -280,8 +272,7 @@ class Backend {
   /// total [] (+)= sum of x in order of segments
   virtual void sum(Tensor& total, const Tensor& x, Accumulate to_total) = 0;
 
-  // ---- Optimizer
-  // ---------------------------------------------------------------------------------------------------
+  // ---- Optimizer --------------------------------------------------------------------------------
   /// total F64 [] = sum of squares of x, any float dtype
   virtual void sum_of_squares(Tensor& total, const Tensor& x) = 0;
   /// The next step's scalars from the ones before and the gradients' sum of squares, F64 [].

@@ -228,6 +228,20 @@ void AtomicFolder::replace() {
   temporary_ = old;
 }
 
+void write_folder(const std::string& path, const std::function<void(const std::string&)>& fill) {
+  AtomicFolder folder(path);
+  const std::string& temporary = folder.temporary();
+  try {
+    fill(temporary);
+  } catch (const Error& error) {
+    std::string text = error.what();
+    for (size_t at = 0; (at = text.find(temporary, at)) != std::string::npos; at += path.size())
+      text.replace(at, temporary.size(), path);
+    throw Error(text);
+  }
+  folder.commit();
+}
+
 void write_file(const std::string& path, std::string_view text) {
   AtomicFile file(path);
   file.write(text.data(), static_cast<int64_t>(text.size()));

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -72,12 +73,14 @@ class AtomicFolder {
   FileDescriptor lock_;
 };
 
+/// AtomicFolder filled by `fill(its temporary name)`, whose errors name `path` instead.
+void write_folder(const std::string& path, const std::function<void(const std::string&)>& fill);
+
 /// AtomicFile with one write.
 void write_file(const std::string& path, std::string_view text);
 
 /// A whole regular file.
-/// throws clip::Error that names the path: not there, a folder, or longer
-/// than `max_bytes`
+/// throws clip::Error that names the path: not there, a folder, or longer than `max_bytes`
 std::string read_file(const std::string& path, int64_t max_bytes);
 
 /// Opens a regular file for reading and tells its size; a pipe or a folder is refused, not waited

@@ -38,22 +38,6 @@ bool is_folder(const std::string& path) {
   return fs::is_directory(path, error);
 }
 
-std::vector<int64_t> sizes_of(const Shape& shape) {
-  std::vector<int64_t> sizes;
-  for (int axis = 0; axis < shape.rank(); ++axis) sizes.push_back(shape[axis]);
-  return sizes;
-}
-
-SafetensorsItem item_of(const std::string& name, const Tensor& tensor) {
-  SafetensorsItem item{.name = name, .dtype = tensor.dtype(), .shape = sizes_of(tensor.shape())};
-  if (tensor.backend().device().kind == Device::Kind::kCpu) {
-    item.data = tensor.raw();
-  } else {
-    item.copy_to_host = [tensor](void* host) { tensor.copy_to_host(host); };
-  }
-  return item;
-}
-
 void write_weights(const std::string& path, ParameterList& parameters) {
   std::vector<SafetensorsItem> items;
   for (const Parameter& parameter : parameters.parameters())
@@ -81,17 +65,6 @@ void write_training_state(const std::string& path, ParameterList& parameters,
                      {"global_batch", std::to_string(training.global_batch)}});
 }
 
-// A wrong path must not cost somebody's folder: only a checkpoint or an empty folder is replaced.
-void check_replaceable(const std::string& folder) {
-  std::error_code error;
-  if (!exists(folder)) return;
-  CLIP_CHECK(is_folder(folder), "cannot save a checkpoint as ", folder, ": it is a file");
-  CLIP_CHECK(exists(inside(folder, kConfig)) || exists(inside(folder, kWeights)) ||
-                 fs::is_empty(folder, error),
-             "cannot save a checkpoint as ", folder, ": it is a folder without ", kConfig,
-             " that holds other things");
-}
-
 void make_parents(const std::string& folder) {
   std::error_code error;
   fs::path place = fs::absolute(folder, error).lexically_normal();
@@ -99,13 +72,6 @@ void make_parents(const std::string& folder) {
   fs::create_directories(place.parent_path(), error);
   CLIP_CHECK(!error, "cannot create ", place.parent_path().string(),
              " for a checkpoint: ", error.message());
-}
-
-// Errors name the folder asked for, not the temporary one.
-std::string replaced(std::string text, const std::string& what, const std::string& by) {
-  for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + by.size()))
-    text.replace(at, what.size(), by);
-  return text;
 }
 
 template <class Number>
@@ -167,19 +133,17 @@ void save_checkpoint(const std::string& folder, const ClipConfig& config, Parame
   CLIP_CHECK(tokenizer.vocab_size() <= config.text.vocab_size, "cannot save ", folder,
              ": the tokenizer has ", tokenizer.vocab_size(), " ids, text_cfg.vocab_size is ",
              config.text.vocab_size);
-  check_replaceable(folder);
+  CLIP_CHECK(!exists(folder) || is_replaceable(folder), "cannot save a checkpoint as ", folder,
+             ": it is a file or a folder that holds other things");
   make_parents(folder);
-  AtomicFolder result(folder);
-  const auto place = [&](const char* file) { return inside(result.temporary(), file); };
-  try {
-    write_file(place(kConfig), to_json(config));
-    tokenizer.save(place(kTokenizer));  // and the tokenizer_config.json that open_clip wants
-    write_weights(place(kWeights), parameters);
-    if (training != nullptr) write_training_state(place(kTrainingState), parameters, *training);
-  } catch (const Error& error) {
-    throw Error(replaced(error.what(), result.temporary(), folder));
-  }
-  result.commit();
+  write_folder(folder, [&](const std::string& place) {
+    write_file(inside(place, kConfig), to_json(config));
+    tokenizer.save(
+        inside(place, kTokenizer));  // and the tokenizer_config.json that open_clip wants
+    write_weights(inside(place, kWeights), parameters);
+    if (training != nullptr)
+      write_training_state(inside(place, kTrainingState), parameters, *training);
+  });
 }
 
 std::optional<std::string> newest_checkpoint(const std::string& run_folder) {

@@ -29,13 +29,13 @@ struct TrainingState {
 /// Writes the folder; `training` may be null (inference only). An existing checkpoint of that name
 /// is replaced whole; a folder of other things is not. Weights and moments keep the list's dtype,
 /// so that a resumed run has the same bits.
-/// throws clip::Error that names the path; then nothing of
-/// that name has changed and no temporary is left
+/// throws clip::Error that names the path; then nothing of that name has changed and no temporary is
+/// left
 void save_checkpoint(const std::string& folder, const ClipConfig& config, ParameterList& parameters,
                      const Tokenizer& tokenizer, const TrainingState* training);
 
-/// What a user means by a path: a model's folder or weight file, or a run (runs/<name>), whose newest
-/// whole checkpoint is taken.
+/// What a user means by a path: a model's folder or weight file, or a run (runs/<name>), whose
+/// newest whole checkpoint is taken.
 /// throws clip::Error that names the path and what was looked for
 std::string find_checkpoint(const std::string& path);
 
@@ -53,8 +53,8 @@ ClipConfig load_config(const std::string& checkpoint, const WeightChoice& choice
 /// throws clip::Error that names the files looked for
 Tokenizer load_tokenizer(const std::string& checkpoint);
 
-/// Reads the weights and the buffers into an allocated list, as F32 or F64. Returns the names of those that hold NaN
-/// or infinity.
+/// Reads the weights and the buffers into an allocated list, as F32 or F64. Returns the names of
+/// those that hold NaN or infinity.
 /// throws clip::Error that names file and tensor: missing, left over, or of another shape (both
 /// shapes are told); then nothing was read
 std::vector<std::string> load_parameters(const std::string& checkpoint, ParameterList& parameters);

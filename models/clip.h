@@ -90,8 +90,8 @@ struct ClipModel {
 };
 
 /// OpenAI's initialisation from counter-based random numbers: a tensor's values depend on (seed,
-/// name). Source: openai/CLIP clip/model.py, initialize_parameters; visual blocks, convolutions and all
-/// Linear biases keep PyTorch's.
+/// name). Source: openai/CLIP clip/model.py, initialize_parameters; visual blocks, convolutions and
+/// all Linear biases keep PyTorch's.
 void initialize(ParameterList& parameters, const ClipConfig& config, uint64_t seed);
 
 }  // namespace clip

@@ -22,7 +22,6 @@ constexpr int64_t kMaxLayers = 1 << 10;
 constexpr int64_t kMaxImageSize = 1 << 14;
 constexpr int64_t kMaxContext = 1 << 16;
 constexpr int64_t kMaxVocabulary = 1 << 24;
-constexpr int64_t kResNetStride = 32;  // of the stem and four stages together
 
 }  // namespace
 
@@ -49,7 +48,7 @@ double mlp_ratio_of(int64_t hidden, int64_t width) {
 namespace {
 
 void check_layer_scale(const char* field, double value) {
-  CLIP_CHECK(value >= 0 && value <= 1, field, " must be above 0 and at most 1, got ", value);
+  CLIP_CHECK(value >= 0 && value <= 1, field, " must be from 0 (none) to 1, got ", value);
 }
 
 void check_vit(const VisionConfig& vision) {
@@ -75,8 +74,9 @@ void check_resnet(const VisionConfig& vision) {
   CLIP_CHECK(vision.stages.size() == 4, "vision_cfg.layers must be four numbers for a ResNet, got ",
              vision.stages.size());
   for (const int64_t blocks : vision.stages) check_size("vision_cfg.layers", blocks, kMaxLayers);
-  CLIP_CHECK(vision.image_size % kResNetStride == 0, "vision_cfg.image_size ", vision.image_size,
-             " is no multiple of ", kResNetStride, ", as a ResNet needs");
+  CLIP_CHECK(vision.image_size % VisionConfig::kResNetStride == 0, "vision_cfg.image_size ",
+             vision.image_size, " is no multiple of ", VisionConfig::kResNetStride,
+             ", as a ResNet needs");
   CLIP_CHECK(vision.width % 2 == 0, "vision_cfg.width ", vision.width,
              " must be even: a ResNet's stem has half of it");
   CLIP_CHECK(vision.feature_width() % vision.head_width == 0, "32 times vision_cfg.width ",
@@ -104,6 +104,17 @@ void ClipConfig::check() const {
              " leaves no hidden unit at width ", text.width);
 }
 
+std::string variation_of(const VisionConfig& vision) {
+  if (vision.is_resnet()) return "a ResNet";
+  if (vision.pool == Pool::kAverage) return "average pooling";
+  if (vision.no_ln_pre) return "no ln_pre";
+  return vision.ls_init_value > 0 ? "LayerScale" : "";
+}
+
+std::string variation_of(const TextConfig& text) {
+  return text.ls_init_value > 0 ? "LayerScale" : "";
+}
+
 namespace {
 
 struct Preset {
@@ -114,8 +125,7 @@ struct Preset {
   TextConfig text;
 };
 
-// Text towers read 77 tokens of
-// CLIP's vocabulary of 49408 where nothing else is said.
+// Text towers read 77 tokens of CLIP's vocabulary of 49408 where nothing else is said.
 const std::vector<Preset>& presets() {
   constexpr Gelu kQuick = Gelu::kQuick, kErf = Gelu::kErf;
   const auto vision = [](int64_t image, int64_t patch, int64_t width, int64_t layers,

@@ -17,6 +17,9 @@ enum class Pool { kClassToken, kAverage };
 /// A ViT, or, where it has stages, a ModifiedResNet: then width is that of its first stage, and
 /// layers, patch_size, mlp_ratio and pool to ls_init_value mean nothing.
 struct VisionConfig {
+  static constexpr int64_t kResNetStride =
+      32;  ///< of stem and stages: pixels of the last map's place
+
   int64_t image_size = 224;
   int64_t patch_size = 32;
   int64_t width = 768;
@@ -68,10 +71,14 @@ struct ClipConfig {
   void check() const;
 };
 
+/// What a tower has that OpenAI's transformers have not ("LayerScale"); empty: nothing.
+std::string variation_of(const VisionConfig& vision);
+std::string variation_of(const TextConfig& text);
+
 /// A model by name. Names and sizes are open_clip's, where "ViT-B-32" computes exact GELU and
 /// "ViT-B-32-quickgelu" the QuickGELU of OpenAI's own weights; likewise ViT-B-16, ViT-L-14,
-/// ViT-L-14-336 and the ResNets RN50 to RN50x64. ViT-S, ViT-M, ViT-H, ViT-g and ViT-bigG are LAION's. "tiny" and "emoji" are ours,
-/// for the CPU.
+/// ViT-L-14-336 and the ResNets RN50 to RN50x64. ViT-S, ViT-M, ViT-H, ViT-g and ViT-bigG are
+/// LAION's. "tiny" and "emoji" are ours, for the CPU.
 /// throws clip::UsageError that lists the names if there is none
 ClipConfig preset(const std::string& name);
 std::vector<std::string> preset_names();  ///< smallest first
@@ -91,11 +98,9 @@ double mlp_ratio_of(int64_t hidden, int64_t width);
 std::string to_json(const ClipConfig& config);
 
 /// Reads open_clip_config.json, or one of open_clip's model_configs (the inside of "model_cfg").
-/// Absent fields have open_clip's defaults. A field that asks for another architecture than ours is
-/// refused, and so is one that is not known at all, unless it is null; config_json.cpp lists what is
-/// accepted.
-/// throws clip::Error that names `origin`, the field and
-/// its value
+/// Absent fields have open_clip's defaults. Refused are fields that ask for another architecture
+/// than ours, and unknown ones unless they are null; config_json.cpp lists what is accepted.
+/// throws clip::Error that names `origin`, the field and its value
 ClipConfig config_from_json(const std::string& json, const std::string& origin);
 
 /// Which towers a file is to hold.

@@ -61,13 +61,6 @@ bool ConfigFields::flag(const char* field, bool absent) {
   return value->get<bool>();
 }
 
-std::string ConfigFields::text(const char* field, const std::string& absent) {
-  const json* value = take(field);
-  if (value == nullptr) return absent;
-  if (!value->is_string()) fail(field, "must be a string", *value);
-  return value->get<std::string>();
-}
-
 json ConfigFields::object(const char* field) {
   const json* value = take(field);
   CLIP_CHECK(value != nullptr, origin_, ": ", path(field), " is missing");

@@ -34,7 +34,6 @@ class ConfigFields {
   std::vector<int64_t> sizes(const char* field);
   double number(const char* field, double absent);
   bool flag(const char* field, bool absent);
-  std::string text(const char* field, const std::string& absent);
   nlohmann::json object(const char* field);
 
   /// Null if the field is absent or null.

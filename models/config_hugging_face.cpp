@@ -13,8 +13,7 @@ namespace {
 using nlohmann::json;
 using ordered = nlohmann::ordered_json;
 
-constexpr const char* kQuickGelu = "quick_gelu";
-constexpr const char* kErfGelu = "gelu";
+const FieldNames<Gelu> kActivations = {{"quick_gelu", Gelu::kQuick}, {"gelu", Gelu::kErf}};
 constexpr double kLayerNormEps = 1e-5;
 
 ordered tower_json(const ClipConfig& config, int64_t width, int64_t hidden, int64_t layers,
@@ -23,7 +22,7 @@ ordered tower_json(const ClipConfig& config, int64_t width, int64_t hidden, int6
           {"intermediate_size", hidden},
           {"num_hidden_layers", layers},
           {"num_attention_heads", heads},
-          {"hidden_act", config.gelu == Gelu::kQuick ? kQuickGelu : kErfGelu},
+          {"hidden_act", kActivations[config.gelu == Gelu::kQuick ? 0 : 1].first},
           {"layer_norm_eps", kLayerNormEps},
           {"projection_dim", config.embed_dim}};
 }
@@ -55,7 +54,7 @@ ordered vision_json(const ClipConfig& config) {
 /// What both towers say.
 struct Tower {
   int64_t width, hidden, layers, heads;
-  std::string act;
+  Gelu gelu;
 };
 
 // projection_dim here is of the one-tower models; CLIPModel has its own.
@@ -64,7 +63,7 @@ Tower read_tower(ConfigFields& fields, const Tower& absent) {
               .hidden = fields.size("intermediate_size", absent.hidden),
               .layers = fields.size("num_hidden_layers", absent.layers),
               .heads = fields.size("num_attention_heads", absent.heads),
-              .act = fields.text("hidden_act", absent.act)};
+              .gelu = fields.choice<Gelu>("hidden_act", kActivations, absent.gelu)};
   fields.only({"layer_norm_eps"}, {kLayerNormEps});
   return tower;
 }
@@ -117,18 +116,14 @@ ClipConfig config_from_hugging_face(const std::string& text, const std::string& 
   ConfigFields model(whole, "config", origin);
   ConfigFields text_fields(text_object, "text_config", origin);
   ConfigFields vision_fields(vision_object, "vision_config", origin);
-  const Tower text_tower = read_tower(text_fields, {512, 2048, 12, 8, kQuickGelu});
-  const Tower vision_tower = read_tower(vision_fields, {768, 3072, 12, 12, kQuickGelu});
+  const Tower text_tower = read_tower(text_fields, {512, 2048, 12, 8, Gelu::kQuick});
+  const Tower vision_tower = read_tower(vision_fields, {768, 3072, 12, 12, Gelu::kQuick});
   vision_fields.only({"num_channels"}, {3});
-  CLIP_CHECK(text_tower.act == vision_tower.act, origin, ": text_config.hidden_act ",
-             shown(text_tower.act), " and vision_config.hidden_act ", shown(vision_tower.act),
-             " differ");
-  CLIP_CHECK(text_tower.act == kQuickGelu || text_tower.act == kErfGelu, origin,
-             ": hidden_act must be ", shown(kQuickGelu), " or ", shown(kErfGelu), ", got ",
-             shown(text_tower.act));
+  CLIP_CHECK(text_tower.gelu == vision_tower.gelu, origin,
+             ": text_config.hidden_act and vision_config.hidden_act differ");
   ClipConfig config;
   config.embed_dim = model.size("projection_dim", 512);
-  config.gelu = text_tower.act == kQuickGelu ? Gelu::kQuick : Gelu::kErf;
+  config.gelu = text_tower.gelu;
   config.vision = {.image_size = vision_fields.side("image_size", 224),
                    .patch_size = vision_fields.side("patch_size", 32),
                    .width = vision_tower.width,

@@ -1,4 +1,4 @@
-// What the readers of folders, CSV files and tar shards share. Private to models/.
+// What the readers of data sets share. Private to models/.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,5 @@
 #include "models/export.h"
 
-#include <algorithm>
 #include <filesystem>
 
 #include "models/atomic_file.h"
@@ -14,69 +13,44 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool is_wanted(const std::string& parameter, Towers towers) {
-  const bool is_image = parameter.starts_with("visual.");
-  if (towers == Towers::kBoth) return true;
-  return is_image ? towers == Towers::kImage
-                  : towers == Towers::kText && !parameter.starts_with("logit_");
-}
-
-SafetensorsItem item_of(const Parameter& parameter, const std::string& stored_as) {
-  const Tensor& value = parameter.variable.value();
-  SafetensorsItem item{.name = parameter.name, .dtype = DType::kF32, .shape = {}};
-  for (int axis = 0; axis < value.rank(); ++axis) item.shape.push_back(value.size(axis));
-  item.copy_to_host = [value](void* host) { value.copy_to_host(host); };
-  item.stored_as = stored_as;
-  return item;
-}
-
-// Some rows of a matrix or vector, or a matrix turned round.
-SafetensorsItem part_of(const SafetensorsItem& whole, const NamedPart& part) {
-  SafetensorsItem item = whole;
-  item.name = part.name;
-  if (part.parts == 1 && !part.transposed) return item;
-  int64_t numel = 1;
-  for (const int64_t size : whole.shape) numel *= size;
-  const auto copy_whole = whole.copy_to_host;
-  if (part.transposed) {
-    std::swap(item.shape[0], item.shape[1]);
-    item.copy_to_host = [copy_whole, numel, columns = whole.shape[1]](void* host) {
-      std::vector<float> values(static_cast<size_t>(numel));
-      copy_whole(values.data());
-      auto* to = static_cast<float*>(host);
-      const int64_t rows = numel / columns;
-      for (int64_t i = 0; i < numel; ++i)
-        to[i % columns * rows + i / columns] = values[static_cast<size_t>(i)];
-    };
-    return item;
+// A parameter as rows of itself, or turned round.
+SafetensorsItem part_of(const Tensor& value, const NamedPart& part) {
+  if (!part.transposed) {
+    if (part.parts == 1) return item_of(part.name, value);
+    const int64_t rows = value.size(0) / static_cast<int64_t>(part.parts),
+                  first = static_cast<int64_t>(part.part) * rows;
+    return item_of(part.name, value.slice(first, first + rows));
   }
-  const int64_t parts = static_cast<int64_t>(part.parts), count = numel / parts;
-  item.shape[0] /= parts;
-  item.copy_to_host = [copy_whole, numel, count,
-                       first = static_cast<int64_t>(part.part) * count](void* host) {
-    std::vector<float> values(static_cast<size_t>(numel));
-    copy_whole(values.data());
-    std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(first), count,
-                static_cast<float*>(host));
-  };
-  return item;
+  const int64_t rows = value.size(0), columns = value.size(1);
+  return {.name = part.name,
+          .dtype = value.dtype(),
+          .shape = {columns, rows},
+          .copy_to_host = [=](void* host) {
+            const std::vector<float> values = value.to_vector<float>();
+            auto* to = static_cast<float*>(host);
+            for (int64_t i = 0; i < rows * columns; ++i)
+              to[i % columns * rows + i / columns] = values[static_cast<size_t>(i)];
+          }};
 }
 
 std::vector<SafetensorsItem> items_of(const ClipModel& model, const ExportOptions& options) {
-  std::vector<Parameter> all = model.parameters.parameters();
-  const std::vector<Parameter>& buffers = model.parameters.buffers();
-  all.insert(all.end(), buffers.begin(), buffers.end());
+  const LockedTowers one = {.image = options.towers == Towers::kImage,
+                            .text = options.towers == Towers::kText};
   std::vector<SafetensorsItem> items;
-  for (const Parameter& parameter : all) {
-    if (!is_wanted(parameter.name, options.towers)) continue;
-    const SafetensorsItem whole = item_of(parameter, options.stored_as);
-    if (options.layout != ModelLayout::kHuggingFace) {
-      items.push_back(whole);
-      continue;
+  const auto add = [&](const Parameter& parameter, const std::string& stored_as) {
+    if (options.towers != Towers::kBoth && !is_locked(parameter.name, one)) return;
+    const bool renamed = options.layout == ModelLayout::kHuggingFace;
+    for (const NamedPart& part : renamed
+                                     ? to_hugging_face(parameter.name)
+                                     : std::vector<NamedPart>{{parameter.name, parameter.name}}) {
+      items.push_back(part_of(parameter.variable.value(), part));
+      items.back().stored_as = stored_as;
     }
-    for (const NamedPart& part : to_hugging_face(parameter.name))
-      items.push_back(part_of(whole, part));
-  }
+  };
+  for (const Parameter& parameter : model.parameters.parameters())
+    add(parameter, options.stored_as);
+  // Running statistics stay F32, as every library has them beside rounded weights.
+  for (const Parameter& buffer : model.parameters.buffers()) add(buffer, "");
   return items;
 }
 
@@ -114,15 +88,35 @@ void check_is_openai(const ClipConfig& config) {
              "can be written for open_clip or Hugging Face");
 }
 
+// What the files of a layout cannot say would be computed otherwise, or lost.
+void check_layout(const ClipConfig& config, const ExportOptions& options) {
+  const bool is_openai = options.layout == ModelLayout::kOpenAi;
+  if (options.layout == ModelLayout::kOpenClip) return;
+  if (is_openai && options.towers != Towers::kBoth)
+    throw UsageError(
+        "OpenAI's code reads both towers or none: one alone can be written for "
+        "open_clip or Hugging Face");
+  CLIP_CHECK(
+      config.loss() == LossKind::kSoftmax || options.towers != Towers::kBoth,
+      "this model has the logit_bias of the sigmoid loss, for which OpenAI's code and Hugging "
+      "Face's CLIPModel have no place: it can be written for open_clip");
+  const bool is_image =
+                 options.towers != Towers::kText && !(is_openai && config.vision.is_resnet()),
+             is_text = options.towers != Towers::kImage;
+  for (const std::string& what :
+       {is_image ? variation_of(config.vision) : "", is_text ? variation_of(config.text) : ""})
+    CLIP_CHECK(what.empty(), "this model has ", what, ", which ",
+               is_openai ? "OpenAI's code" : "Hugging Face's CLIPModel",
+               " does not know: it can be written for open_clip");
+  if (is_openai) check_is_openai(config);
+}
+
 // A wrong path must not cost somebody's folder.
 void check_place(const std::string& folder, bool overwrite) {
   std::error_code error;
   if (!fs::exists(folder, error)) return;
   CLIP_CHECK(overwrite, folder, " exists already; --overwrite replaces a model's folder");
-  const bool is_model = fs::is_directory(folder, error) &&
-                        (find_model_files(folder) || fs::exists(fs::path(folder) / "model.pt") ||
-                         fs::is_empty(folder, error));
-  CLIP_CHECK(is_model, folder, " is no model's folder, so it is not replaced");
+  CLIP_CHECK(is_replaceable(folder), folder, " is no model's folder, so it is not replaced");
 }
 
 }  // namespace
@@ -130,36 +124,29 @@ void check_place(const std::string& folder, bool overwrite) {
 void export_model(const std::string& folder, const ClipModel& model, const Tokenizer* tokenizer,
                   const ExportOptions& options) {
   const ClipConfig& config = model.clip.config;
-  CLIP_CHECK(
-      config.loss() == LossKind::kSoftmax || options.layout == ModelLayout::kOpenClip ||
-          options.towers != Towers::kBoth,
-      "this model has the logit_bias of the sigmoid loss, for which OpenAI's code and Hugging "
-      "Face's CLIPModel have no place: it can be written for open_clip");
-  if (options.layout == ModelLayout::kOpenAi) check_is_openai(config);
+  check_layout(config, options);
   check_place(folder, options.overwrite);
-  AtomicFolder result(folder);
-  const auto place = [&](const char* name) {
-    return (fs::path(result.temporary()) / name).string();
-  };
-  switch (options.layout) {
-    case ModelLayout::kOpenClip:
-      write_file(place("open_clip_config.json"), to_json(config));
-      write_safetensors(place("open_clip_model.safetensors"), items_of(model, options),
-                        {{"format", "pt"}});
-      break;
-    case ModelLayout::kHuggingFace:
-      write_file(place("config.json"), to_hugging_face_json(config, options.towers));
-      if (options.towers != Towers::kText)
-        write_file(place("preprocessor_config.json"),
-                   to_preprocessor_json(config.vision.preprocess, config.vision.image_size));
-      write_safetensors(place("model.safetensors"), items_of(model, options), {{"format", "pt"}});
-      break;
-    case ModelLayout::kOpenAi:
-      write_openai(place("model.pt"), model, options);
-      break;
-  }
-  if (tokenizer != nullptr) tokenizer->save(place("tokenizer.json"));
-  result.commit();
+  write_folder(folder, [&](const std::string& temporary) {
+    const auto place = [&](const char* name) { return (fs::path(temporary) / name).string(); };
+    switch (options.layout) {
+      case ModelLayout::kOpenClip:
+        write_file(place("open_clip_config.json"), to_json(config));
+        write_safetensors(place("open_clip_model.safetensors"), items_of(model, options),
+                          {{"format", "pt"}});
+        break;
+      case ModelLayout::kHuggingFace:
+        write_file(place("config.json"), to_hugging_face_json(config, options.towers));
+        if (options.towers != Towers::kText)
+          write_file(place("preprocessor_config.json"),
+                     to_preprocessor_json(config.vision.preprocess, config.vision.image_size));
+        write_safetensors(place("model.safetensors"), items_of(model, options), {{"format", "pt"}});
+        break;
+      case ModelLayout::kOpenAi:
+        write_openai(place(kOpenAiFile), model, options);
+        break;
+    }
+    if (tokenizer != nullptr) tokenizer->save(place("tokenizer.json"));
+  });
 }
 
 }  // namespace clip

@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "engine/check.h"
+#include "models/atomic_file.h"
 #include "models/image_decoders.h"
 
 namespace clip {
@@ -61,20 +62,7 @@ void save_png(const Image& image, const std::string& path) {
   CLIP_CHECK(stbi_write_png_to_func(append_bytes, &bytes, width, height, 3, image.pixels.data(),
                                     3 * width) != 0,
              "picture '", path, "' cannot be encoded");
-
-  const std::string partial = path + ".partial";
-  std::ofstream file(partial, std::ios::binary);
-  file.write(reinterpret_cast<const char*>(bytes.data()), std::ssize(bytes));
-  file.close();
-  std::error_code error;
-  const bool is_written = file.good();
-  if (is_written) fs::rename(partial, path, error);
-  if (!is_written || error) {
-    std::error_code ignored;
-    fs::remove(partial, ignored);
-    throw Error(concat("picture '", path, "' cannot be written",
-                       error ? ": " + error.message() : std::string()));
-  }
+  write_file(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }
 
 }  // namespace clip

@@ -42,6 +42,8 @@ struct Box {
   double left, top, right, bottom;
 };
 
+double bicubic(double x);  ///< the weight of a pixel at distance x, a = -0.5
+
 /// Bicubic resize (a = -0.5, antialiased, each pass rounded to 8 bits) with Pillow's fixed-point
 /// coefficients: equals PIL.Image.resize((width, height), BICUBIC, box) of Pillow 13 in every bit.
 /// The horizontal pass comes first, except where the height loses more than twice as many pixels as

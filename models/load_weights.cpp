@@ -15,12 +15,6 @@ namespace {
 
 constexpr int64_t kMaxConfigBytes = 1 << 20;
 
-std::vector<int64_t> sizes_of(const Shape& shape) {
-  std::vector<int64_t> sizes;
-  for (int axis = 0; axis < shape.rank(); ++axis) sizes.push_back(shape[axis]);
-  return sizes;
-}
-
 void check_fits(const Weight& weight, const Shape& shape) {
   CLIP_CHECK(fits(weight, shape), weight.file, ": tensor ", weight.name, " must have shape ", shape,
              ", has ", shown(weight.shape()));

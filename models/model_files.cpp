@@ -61,6 +61,13 @@ std::optional<ModelFiles> find_model_files(const std::string& path) {
   return files;
 }
 
+bool is_replaceable(const std::string& path) {
+  std::error_code error;
+  return fs::is_directory(path, error) &&
+         (find_model_files(path) || !existing(path, kKnown[0].config).empty() ||
+          !existing(path, kOpenAiFile).empty() || fs::is_empty(path, error));
+}
+
 std::string weight_file_names() {
   std::string names;
   for (const Known& known : kKnown)

@@ -15,6 +15,17 @@ Variable normalized_pixels(const Tensor& images, const PixelStatistics& statisti
   return Variable(pixels);
 }
 
+/// The three convolutions with their norms that the stem and every block have.
+template <class Block>
+void collect_convolutions(const Block& block, ParameterList& list, const std::string& prefix) {
+  list.add(prefix + ".conv1.weight", block.conv1);
+  block.bn1.collect(list, prefix + ".bn1");
+  list.add(prefix + ".conv2.weight", block.conv2);
+  block.bn2.collect(list, prefix + ".bn2");
+  list.add(prefix + ".conv3.weight", block.conv3);
+  block.bn3.collect(list, prefix + ".bn3");
+}
+
 }  // namespace
 
 BatchNorm::BatchNorm(int64_t width)
@@ -52,12 +63,7 @@ Bottleneck::Bottleneck(int64_t inputs, int64_t channels, int64_t stride_)
 }
 
 void Bottleneck::collect(ParameterList& list, const std::string& prefix) const {
-  list.add(prefix + ".conv1.weight", conv1);
-  bn1.collect(list, prefix + ".bn1");
-  list.add(prefix + ".conv2.weight", conv2);
-  bn2.collect(list, prefix + ".bn2");
-  list.add(prefix + ".conv3.weight", conv3);
-  bn3.collect(list, prefix + ".bn3");
+  collect_convolutions(*this, list, prefix);
   if (!downsample) return;
   list.add(prefix + ".downsample.0.weight", downsample->conv);
   downsample->norm.collect(list, prefix + ".downsample.1");
@@ -126,12 +132,7 @@ ModifiedResNet::ModifiedResNet(const VisionConfig& config_, int64_t embed_dim)
 }
 
 void ModifiedResNet::collect(ParameterList& list, const std::string& prefix) const {
-  list.add(prefix + ".conv1.weight", conv1);
-  bn1.collect(list, prefix + ".bn1");
-  list.add(prefix + ".conv2.weight", conv2);
-  bn2.collect(list, prefix + ".bn2");
-  list.add(prefix + ".conv3.weight", conv3);
-  bn3.collect(list, prefix + ".bn3");
+  collect_convolutions(*this, list, prefix);
   for (size_t stage = 0; stage < layers.size(); ++stage)
     for (size_t block = 0; block < layers[stage].size(); ++block)
       layers[stage][block].collect(list, concat(prefix, ".layer", stage + 1, '.', block));

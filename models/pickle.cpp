@@ -1,7 +1,6 @@
 #include "models/pickle.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <unordered_map>
 
@@ -129,11 +128,8 @@ class PickleReader {
   }
 
   void push_float() {
-    uint64_t bits = 0;
-    for (const char byte : take(8)) bits = bits << 8 | static_cast<unsigned char>(byte);
-    PickleValue* value = make(Kind::kFloat);
-    value->real = std::bit_cast<double>(bits);
-    push(value);
+    take(8);
+    push(make(Kind::kFloat));
   }
 
   void append(std::vector<const PickleValue*> items) {

@@ -35,7 +35,6 @@ struct PickleValue {
 
   Kind kind = Kind::kNone;
   int64_t integer = 0;  ///< of kInt and kBool
-  double real = 0;
   std::string text;
   std::vector<const PickleValue*> items;
 

@@ -1,7 +1,8 @@
 #include "models/positions.h"
 
 #include <algorithm>
-#include <cmath>
+
+#include "models/image.h"
 
 namespace clip {
 namespace {
@@ -12,14 +13,6 @@ struct Window {
   std::vector<double> weights;  // they sum to 1
 };
 
-double cubic(double x) {
-  constexpr double a = -0.5;
-  x = std::abs(x);
-  if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
-  if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
-  return 0;
-}
-
 Window cubic_window(int64_t place, int64_t size, int64_t new_size) {
   const double scale = static_cast<double>(size) / static_cast<double>(new_size);
   const double stretch = std::max(scale, 1.0);  // widened when shrinking: that is the antialiasing
@@ -29,7 +22,7 @@ Window cubic_window(int64_t place, int64_t size, int64_t new_size) {
   const int64_t end = std::min(size, static_cast<int64_t>(center + support + 0.5));
   double sum = 0;
   for (int64_t i = window.first; i < end; ++i) {
-    window.weights.push_back(cubic((static_cast<double>(i) - center + 0.5) / stretch));
+    window.weights.push_back(bicubic((static_cast<double>(i) - center + 0.5) / stretch));
     sum += window.weights.back();
   }
   for (double& weight : window.weights) weight /= sum;
@@ -93,6 +86,10 @@ std::vector<float> resize_text_positions(const std::vector<float>& positions, in
 std::unique_ptr<ClipModel> with_positions(const ClipModel& model, int64_t image_size,
                                           int64_t context_length) {
   const ClipConfig& old = model.clip.config;
+  CLIP_CHECK(!old.vision.is_resnet() || image_size == old.vision.image_size,
+             "the positions in a ResNet's attention pool are not resized, as open_clip does not "
+             "either: it is for pictures of side ",
+             old.vision.image_size, ", not ", image_size);
   ClipConfig config = old;
   config.vision.image_size = image_size;
   // The crop keeps its share of the picture.
@@ -110,6 +107,10 @@ std::unique_ptr<ClipModel> with_positions(const ClipModel& model, int64_t image_
       values = resize_text_positions(values, old.text.context_length, context_length);
     Tensor target = resized->parameters.find(parameter.name).value();
     target.copy_from_host(values.data());
+  }
+  for (size_t i = 0; i < model.parameters.buffers().size(); ++i) {
+    Tensor target = resized->parameters.buffers()[i].variable.value();
+    target.copy_from_host(model.parameters.buffers()[i].variable.value().to_vector<float>().data());
   }
   return resized;
 }

@@ -23,8 +23,8 @@ std::vector<float> resize_text_positions(const std::vector<float>& positions, in
                                          int64_t new_length);
 
 /// The model for pictures of another size and texts of another length, F32 on the CPU: all weights
-/// are copied but for the positions, which are resized.
-/// throws clip::Error if image_size is no multiple of the patch size
+/// and buffers are copied but for the positions, which are resized.
+/// throws clip::Error if image_size is no multiple of the patch size, or another one than a ResNet's
 std::unique_ptr<ClipModel> with_positions(const ClipModel& model, int64_t image_size,
                                           int64_t context_length);
 

@@ -14,6 +14,15 @@
 #include "models/preprocess.h"
 
 namespace clip {
+
+double bicubic(double x) {
+  constexpr double a = -0.5;
+  x = std::abs(x);
+  if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+  if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
+  return 0;
+}
+
 namespace {
 
 constexpr int kPrecisionBits = 32 - 8 - 2;  // an 8-bit pixel, and two bits for overshoot and sign
@@ -39,14 +48,6 @@ View view_of(const Image& image) {
 View part_of(const View& view, const Rectangle& part) {
   return {view.pixels + part.top * view.stride + part.left * kChannels, part.width, part.height,
           view.stride};
-}
-
-double bicubic(double x) {
-  constexpr double a = -0.5;
-  x = std::abs(x);
-  if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
-  if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
-  return 0;
 }
 
 double bilinear(double x) { return std::max(1 - std::abs(x), 0.0); }

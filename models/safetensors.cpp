@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "engine/backend.h"
+#include "engine/cpu/bfloat16.h"
 #include "models/atomic_file.h"
 #include "models/strict_json.h"
 
@@ -150,14 +152,10 @@ const StoredTensor* SafetensorsFile::find(const std::string& name) const {
   return found == entries_.end() ? nullptr : &found->second;
 }
 
-void SafetensorsFile::check_float(const StoredTensor& entry, const std::string& name) const {
-  CLIP_CHECK(entry.is_readable(), path(), ": tensor ", shown(name),
-             " must have dtype F16, BF16, F32 or F64, has ", entry.dtype);
-}
-
 void SafetensorsFile::read(const StoredTensor& entry, const std::string& name, DType to_dtype,
                            void* to) const {
-  check_float(entry, name);
+  CLIP_CHECK(entry.is_readable(), path(), ": tensor ", shown(name),
+             " must have dtype F16, BF16, F32 or F64, has ", entry.dtype);
   CLIP_CHECK(to_dtype == DType::kF32 || to_dtype == DType::kF64, path(), ": tensor ", shown(name),
              " of dtype ", entry.dtype, " can be read as f32 or f64, not as ", to_dtype);
   read_numbers(entry, to_dtype, to);
@@ -190,7 +188,12 @@ int64_t numel(const SafetensorsItem& item) {
 // The F32 numbers of an item as halves or bfloat16s, some at a time.
 void write_rounded(const SafetensorsItem& item, const float* numbers,
                    const std::function<void(const void*, int64_t)>& write) {
-  const auto round = item.stored_as == "F16" ? to_half : to_bfloat16;
+  const auto to_bf16 = [](float value) {
+    BF16 rounded;
+    assign(rounded, value);
+    return rounded.bits;
+  };
+  const auto round = item.stored_as == "F16" ? to_half : +to_bf16;
   constexpr int64_t kChunk = 1 << 16;
   std::vector<uint16_t> chunk;
   for (int64_t begin = 0; begin < numel(item); begin += kChunk) {
@@ -224,6 +227,16 @@ std::string header_text(const std::vector<const SafetensorsItem*>& items,
 }
 
 }  // namespace
+
+SafetensorsItem item_of(const std::string& name, const Tensor& tensor) {
+  SafetensorsItem item{.name = name, .dtype = tensor.dtype(), .shape = sizes_of(tensor.shape())};
+  if (tensor.backend().device().kind == Device::Kind::kCpu) {
+    item.data = tensor.raw();
+  } else {
+    item.copy_to_host = [tensor](void* host) { tensor.copy_to_host(host); };
+  }
+  return item;
+}
 
 std::string dtype_of(const SafetensorsItem& item) {
   CLIP_CHECK(item.stored_as.empty() || (item.dtype == DType::kF32 &&

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/tensor.h"
 #include "models/mapped_file.h"
 #include "models/stored_tensor.h"
 
@@ -26,9 +27,6 @@ class SafetensorsFile {
     return metadata_;
   }  ///< "__metadata__"
   const std::string& path() const { return file_.path(); }
-
-  /// throws clip::Error that names file, tensor and dtype if read() cannot convert it
-  void check_float(const StoredTensor& entry, const std::string& name) const;
 
   /// Copies an entry to `to` as F32 or F64, converting from F16, BF16, F32 or F64, or from a single
   /// I64, as PyTorch counts batches.
@@ -51,6 +49,9 @@ struct SafetensorsItem {
   std::function<void(void* host)> copy_to_host{};
   std::string stored_as{};  ///< "F16" or "BF16": F32 numbers are rounded to it as they are written
 };
+
+/// A tensor of any device, whose memory somebody holds until it is written.
+SafetensorsItem item_of(const std::string& name, const Tensor& tensor);
 
 std::string dtype_of(const SafetensorsItem& item);  ///< in the file, e.g. "F32"
 int64_t stored_bytes(const SafetensorsItem& item);

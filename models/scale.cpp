@@ -12,11 +12,11 @@ namespace clip {
 namespace {
 
 constexpr double kF32Bytes = 4, kI32Bytes = 4;
-constexpr int64_t kTileColumns = 4096;  // what clip_loss and siglip_loss take unless told otherwise
 
 double real(int64_t value) { return static_cast<double>(value); }
 
-void check_plan(const ScalePlan& plan) {
+void check_plan(const ClipConfig& config, const ScalePlan& plan) {
+  check_countable(config);
   CLIP_CHECK(plan.ranks > 0 && plan.batch_size > 0 && plan.accum_freq > 0 && plan.text_length > 0,
              "[scale] sizes must be positive, got ", plan.ranks, " ranks, batches of ",
              plan.batch_size, ", ", plan.accum_freq, " micro-batches, captions of ",
@@ -112,8 +112,16 @@ double patch_bytes(const ClipConfig& config, double number) {
 
 }  // namespace
 
+void check_countable(const ClipConfig& config) {
+  const std::string vision = variation_of(config.vision);
+  const std::string what = vision.empty() ? variation_of(config.text) : vision;
+  CLIP_CHECK(what.empty(),
+             "[scale] what a step costs is counted for OpenAI's transformers, not for ",
+             "a model with ", what);
+}
+
 StepMemory step_memory(const ClipConfig& config, const ScalePlan& plan) {
-  check_plan(plan);
+  check_plan(config, plan);
   const double parameters = real(flat_parameters(config).back().end);
   const bool rounded = plan.precision == DType::kBF16,
              softmax = config.loss() == LossKind::kSoftmax;
@@ -196,7 +204,7 @@ double reduced_at(const ClipConfig& config, double backward, double text_share,
 }  // namespace
 
 StepTime step_time(const ClipConfig& config, const ScalePlan& plan, const Machines& machines) {
-  check_plan(plan);
+  check_plan(config, plan);
   CLIP_CHECK(machines.flop_per_s > 0 && machines.loss_flop_per_s > 0 &&
                  machines.local_bytes_per_s > 0 && machines.link_bytes_per_s > 0 &&
                  machines.ranks_per_machine > 0,

@@ -39,8 +39,12 @@ struct StepMemory {
   double peak = 0;
 };
 
+/// throws clip::Error unless the towers are OpenAI's transformers, whose bytes alone are counted
+void check_countable(const ClipConfig& config);
+
 /// Source: what the ops' closures capture (autograd/*.cpp); scale.cpp counts it op by op.
-/// throws clip::Error unless the plan's sizes are positive and its precision is F32 or BF16
+/// throws clip::Error unless the plan's sizes are positive, its precision is F32 or BF16, and the
+/// model is countable
 StepMemory step_memory(const ClipConfig& config, const ScalePlan& plan);
 
 /// The largest batch_size whose peak is at most `bytes`; 0 if none is.
@@ -75,7 +79,8 @@ struct StepTime {
 /// block of a tower takes as long.
 /// Sources: rings: Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002; loss:
 /// autograd/clip_loss.cpp
-/// throws clip::Error unless the plan's sizes and the machines' rates are positive
+/// throws clip::Error unless the plan's sizes and the machines' rates are positive and the model is
+/// countable
 StepTime step_time(const ClipConfig& config, const ScalePlan& plan, const Machines& machines);
 
 }  // namespace clip

@@ -1,4 +1,4 @@
-// Every kind of picture but JPEG, by stb_image as Debian's libstb builds it.
+// Every kind of picture but GIF, and JPEG where there is no libjpeg-turbo, by stb_image as Debian's libstb builds it.
 #include <stb/stb_image.h>
 
 #include <algorithm>
@@ -15,8 +15,8 @@ namespace {
 
 using Bytes = std::span<const uint8_t>;
 
-/// The bytes as stb_image reads them, and whether it asked for one past the last. For JPEG, GIF,
-/// BMP, PSD and compressed TGA that is the only sign of a cut file: stb_image goes on with zeros.
+/// The bytes as stb_image reads them, and whether it asked for one past the last. For JPEG, BMP,
+/// PSD and compressed TGA that is the only sign of a cut file: stb_image goes on with zeros.
 struct Source {
   Bytes bytes;
   size_t position = 0;

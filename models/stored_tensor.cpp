@@ -7,6 +7,7 @@
 #include <map>
 #include <type_traits>
 
+#include "engine/cpu/bfloat16.h"
 #include "models/mapped_file.h"
 
 namespace clip {
@@ -66,7 +67,7 @@ void read_as(const StoredTensor& tensor, To* to) {
   if (tensor.dtype == "F16") {
     convert_rows<uint16_t>(tensor, to, from_half);
   } else if (tensor.dtype == "BF16") {
-    convert_rows<uint16_t>(tensor, to, from_bfloat16);
+    convert_rows<BF16>(tensor, to, [](BF16 value) { return to_real(value); });
   } else if (tensor.dtype == "F32") {
     convert_rows<float>(tensor, to, same);
   } else if (tensor.dtype == "I64") {
@@ -98,6 +99,12 @@ StoredTensor StoredTensor::transposed() const {
   return turned;
 }
 
+std::vector<int64_t> sizes_of(const Shape& shape) {
+  std::vector<int64_t> sizes;
+  for (int axis = 0; axis < shape.rank(); ++axis) sizes.push_back(shape[axis]);
+  return sizes;
+}
+
 int64_t element_bytes(const std::string& dtype) {
   static const std::map<std::string, int64_t> sizes = {
       {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1},
@@ -126,10 +133,6 @@ float from_half(uint16_t bits) {
   return std::bit_cast<float>(sign | (exponent == 0 ? tiny : normal));
 }
 
-float from_bfloat16(uint16_t bits) {
-  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-}
-
 uint16_t to_half(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
@@ -142,12 +145,6 @@ uint16_t to_half(float value) {
   }
   const uint32_t odd = magnitude >> 13 & 1u;
   return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13));
-}
-
-uint16_t to_bfloat16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  if (std::isnan(value)) return static_cast<uint16_t>(bits >> 16 | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 }  // namespace clip

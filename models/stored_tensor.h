@@ -25,6 +25,8 @@ struct StoredTensor {
   StoredTensor transposed() const;  ///< of a matrix: the same numbers, seen the other way round
 };
 
+std::vector<int64_t> sizes_of(const Shape& shape);  ///< as files keep shapes
+
 int64_t element_bytes(const std::string& dtype);  ///< 0 if there is no such dtype
 
 /// Copies a tensor's numbers row after row to `to`, as F32 or F64. Pages of the file are given back
@@ -32,12 +34,9 @@ int64_t element_bytes(const std::string& dtype);  ///< 0 if there is no such dty
 /// throws clip::Error if the tensor is not readable or `to_dtype` is another
 void read_numbers(const StoredTensor& tensor, DType to_dtype, void* to);
 
-/// IEEE half precision and bfloat16, to the nearest (ties to even); NaN stays NaN, what is too
-/// large for a half becomes infinite.
+/// IEEE half precision, to the nearest (ties to even); NaN stays NaN, what is too large becomes
+/// infinite.
 uint16_t to_half(float value);
-uint16_t to_bfloat16(float value);
-/// Exact.
-float from_half(uint16_t bits);
-float from_bfloat16(uint16_t bits);
+float from_half(uint16_t bits);  ///< exact
 
 }  // namespace clip

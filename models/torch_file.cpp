@@ -186,25 +186,20 @@ const PickleValue& state_dict_in(const PickleValue& root, const std::string& pat
   return state;
 }
 
-void refuse_other_formats(const std::string& path) {
-  const MappedFile file(path);
+// Checked before the archive is opened, whose error would not tell what to do.
+const MappedFile& checked(const MappedFile& file) {
+  const std::string& path = file.path();
   CLIP_CHECK(!file.bytes().empty(), path, ": the file is empty");
-  if (is_zip(file.bytes())) return;
   CLIP_CHECK(file.bytes()[0] != std::byte{0x80}, path,
              ": a torch file in the format from before PyTorch 1.6, which is not read; in Python, "
              "torch.save(torch.load(FILE), NEW) renews it");
-  throw Error(concat(path, ": no torch file (no zip archive)"));
-}
-
-// Checked before the archive is opened, whose error would not tell what to do.
-const std::string& checked(const std::string& path) {
-  refuse_other_formats(path);
-  return path;
+  CLIP_CHECK(is_zip(file.bytes()), path, ": no torch file (no zip archive)");
+  return file;
 }
 
 }  // namespace
 
-TorchFile::TorchFile(const std::string& path) : zip_(checked(path)) {
+TorchFile::TorchFile(const std::string& path) : file_(path), zip_(checked(file_)) {
   const std::string prefix = prefix_of(zip_);
   const auto& members = zip_.members();
   const auto byte_order = members.find(prefix + "byteorder");

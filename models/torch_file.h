@@ -34,6 +34,7 @@ class TorchFile {
 
  private:
   friend class TensorCollector;
+  MappedFile file_;
   ZipFile zip_;
   Kind kind_ = Kind::kStateDict;
   std::map<std::string, StoredTensor> entries_;

@@ -14,7 +14,7 @@ Tensor ramp(Backend& backend, int64_t count, int64_t step) {
 }
 
 void check_images(const Tensor& images, int64_t image_size) {
-  CLIP_CHECK(images.rank() == 4 && images.size(1) == image_size,
+  CLIP_CHECK(images.rank() == 4 && has_shape(images, {images.size(0), image_size, image_size, 3}),
              "[encode_image] images must be [N, ", image_size, ", ", image_size, ", 3], got ",
              images.shape());
 }

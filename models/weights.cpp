@@ -26,6 +26,57 @@ std::optional<Gelu> gelu_of(const std::map<std::string, std::string>& classes) {
   return found.size() == 1 ? std::optional(*found.begin()) : std::nullopt;
 }
 
+/// A tensor as a part of a parameter.
+struct Part {
+  std::string file, name;
+  size_t parts = 1;  // that the parameter has
+  StoredTensor tensor;
+};
+using Parts = std::map<std::string, std::map<size_t, Part>>;  // by parameter and place in it
+
+void add(Parts& parameters, const std::string& path,
+         const std::map<std::string, StoredTensor>& tensors, bool has_hugging_face_names) {
+  for (const auto& [name, tensor] : tensors) {
+    if (is_bookkeeping(name)) continue;
+    const NamedPart part =
+        has_hugging_face_names ? from_hugging_face(name) : NamedPart{name, without_wrappers(name)};
+    const auto placed =
+        parameters[part.parameter].emplace(part.part, Part{path, name, part.parts, tensor});
+    CLIP_CHECK(placed.second, path, ": ", shown(name), " and ", shown(placed.first->second.name),
+               " of ", placed.first->second.file, " are the same parameter, ", part.parameter);
+    StoredTensor& stored = placed.first->second.tensor;
+    const size_t rank = stored.shape.size();
+    CLIP_CHECK(!part.transposed || rank == 2, path, ": tensor ", shown(name),
+               " must be a matrix, has shape ", shown(stored.shape));
+    CLIP_CHECK(part.parts == 1 || rank >= 1, path, ": tensor ", shown(name),
+               " must have rows, has shape []");
+    if (part.transposed) stored = stored.transposed();
+  }
+}
+
+std::map<std::string, Weight> joined(const Parts& parameters) {
+  std::map<std::string, Weight> weights;
+  for (const auto& [parameter, parts] : parameters) {
+    const Part& first = parts.begin()->second;
+    CLIP_CHECK(parts.size() == first.parts, first.file, ": of the ", first.parts,
+               " tensors that make ", parameter, " there are ", parts.size(), ", among them ",
+               shown(first.name));
+    Weight& weight = weights[parameter];
+    weight.file = first.file;
+    weight.name = first.name;
+    for (const auto& [part, piece] : parts) {
+      const auto& shape = piece.tensor.shape;
+      CLIP_CHECK(std::equal(shape.begin() + (shape.empty() ? 0 : 1), shape.end(),
+                            first.tensor.shape.begin() + (first.tensor.shape.empty() ? 0 : 1),
+                            first.tensor.shape.end()),
+                 piece.file, ": tensor ", shown(piece.name), " of shape ", shown(shape),
+                 " does not fit ", shown(first.name), " of shape ", shown(first.tensor.shape));
+      weight.pieces.push_back(piece.tensor);
+    }
+  }
+  return weights;
+}
+
 }  // namespace
 
 std::vector<int64_t> Weight::shape() const {
@@ -65,8 +116,9 @@ Weights::Weights(const std::string& path) : path_(path) {
   for (const Opened& file : opened_)
     for (const auto& [name, tensor] : *file.tensors)
       has_hugging_face_names_ = has_hugging_face_names_ || is_hugging_face_name(name);
-  for (const Opened& file : opened_) add(file);
-  join_parts();
+  Parts parts;
+  for (const Opened& file : opened_) add(parts, file.path, *file.tensors, has_hugging_face_names_);
+  all_ = joined(parts);
 }
 
 const Weight* Weights::find(const std::string& name) const {
@@ -102,58 +154,16 @@ void Weights::open_index(const std::string& path) {
   const nlohmann::json index = parse_json(read_file(path, kMaxIndexBytes), path);
   CLIP_CHECK(index.is_object() && index.contains("weight_map") && index["weight_map"].is_object(),
              path, ": no index of weight files, which has an object weight_map");
-  std::map<std::string, std::set<std::string>> names;  // by file
+  std::set<std::string> files;
   for (const auto& [name, file] : index["weight_map"].items()) {
     CLIP_CHECK(file.is_string() && file.get<std::string>().find('/') == std::string::npos, path,
                ": tensor ", shown(name), " is said to be in ", shown(file),
                ", the name of a file beside the index expected");
-    names[file.get<std::string>()].insert(name);
+    files.insert(file.get<std::string>());
   }
-  CLIP_CHECK(!names.empty(), path, ": its weight_map is empty");
-  for (const auto& [file, tensors] : names)
+  CLIP_CHECK(!files.empty(), path, ": its weight_map is empty");
+  for (const std::string& file : files)
     open((std::filesystem::path(path).parent_path() / file).string());
-}
-
-void Weights::add(const Opened& file) {
-  const std::string& path = file.path;
-  for (const auto& [name, tensor] : *file.tensors) {
-    if (is_bookkeeping(name)) continue;
-    const NamedPart part =
-        has_hugging_face_names_ ? from_hugging_face(name) : NamedPart{name, without_wrappers(name)};
-    const auto placed =
-        parts_[part.parameter].emplace(part.part, Part{path, name, part.parts, tensor});
-    CLIP_CHECK(placed.second, path, ": ", shown(name), " and ", shown(placed.first->second.name),
-               " of ", placed.first->second.file, " are the same parameter, ", part.parameter);
-    StoredTensor& stored = placed.first->second.tensor;
-    const size_t rank = stored.shape.size();
-    CLIP_CHECK(!part.transposed || rank == 2, path, ": tensor ", shown(name),
-               " must be a matrix, has shape ", shown(stored.shape));
-    CLIP_CHECK(part.parts == 1 || rank >= 1, path, ": tensor ", shown(name),
-               " must have rows, has shape []");
-    if (part.transposed) stored = stored.transposed();
-  }
-}
-
-void Weights::join_parts() {
-  for (const auto& [parameter, parts] : parts_) {
-    const Part& first = parts.begin()->second;
-    CLIP_CHECK(parts.size() == first.parts, first.file, ": of the ", first.parts,
-               " tensors that make ", parameter, " there are ", parts.size(), ", among them ",
-               shown(first.name));
-    Weight& weight = all_[parameter];
-    weight.file = first.file;
-    weight.name = first.name;
-    for (const auto& [part, piece] : parts) {
-      const auto& shape = piece.tensor.shape;
-      CLIP_CHECK(std::equal(shape.begin() + (shape.empty() ? 0 : 1), shape.end(),
-                            first.tensor.shape.begin() + (first.tensor.shape.empty() ? 0 : 1),
-                            first.tensor.shape.end()),
-                 piece.file, ": tensor ", shown(piece.name), " of shape ", shown(shape),
-                 " does not fit ", shown(first.name), " of shape ", shown(first.tensor.shape));
-      weight.pieces.push_back(piece.tensor);
-    }
-  }
-  parts_.clear();
 }
 
 namespace {
@@ -248,9 +258,9 @@ VisionConfig vit_of(const Weights& weights) {
 
 VisionConfig resnet_of(const Weights& weights) {
   VisionConfig vision;
-  constexpr int64_t kStride = 32;  // of the last map
   vision.width = size_in(weights, "visual.layer1.0.conv1.weight", 4, 0);
-  vision.image_size = side_of(weights, "visual.attnpool.positional_embedding") * kStride;
+  vision.image_size =
+      side_of(weights, "visual.attnpool.positional_embedding") * VisionConfig::kResNetStride;
   for (int64_t stage = 1; stage <= 4; ++stage) {
     int64_t blocks = 0;
     while (weights.find(concat("visual.layer", stage, '.', blocks, ".conv1.weight"))) ++blocks;

@@ -65,21 +65,12 @@ class Weights {
 
   void open(const std::string& path);
   void open_index(const std::string& path);
-  void add(const Opened& file);
-  void join_parts();
-
-  struct Part {
-    std::string file, name;
-    size_t parts = 1;
-    StoredTensor tensor;
-  };
 
   std::string path_;
   Container container_ = Container::kSafetensors;
   bool has_hugging_face_names_ = false;
   std::optional<Gelu> gelu_;
   std::vector<Opened> opened_;
-  std::map<std::string, std::map<size_t, Part>> parts_;
   std::map<std::string, Weight> all_;
 };
 
@@ -92,8 +83,7 @@ struct WeightTarget {
   Tensor tensor;
 };
 
-/// Fills every target. Returns the names of those that hold NaN or
-/// infinity.
+/// Fills every target. Returns the names of those that hold NaN or infinity.
 /// throws clip::Error that names file and tensor: missing, left over, no float or of another shape;
 /// then nothing was read
 std::vector<std::string> read_weights(const Weights& weights,
@@ -101,8 +91,8 @@ std::vector<std::string> read_weights(const Weights& weights,
 
 /// The model whose weights these are, by their shapes. Heads are those of the named model that has
 /// the same sizes, else 64 wide as OpenAI's are.
-/// throws clip::Error if the tensors make no CLIP; clip::UsageError that names the options if nothing
-/// says whether it computes QuickGELU
+/// throws clip::Error if the tensors make no CLIP; clip::UsageError that names the options if
+/// nothing says whether it computes QuickGELU
 /// source openai/CLIP clip/model.py, build_model
 ClipConfig infer_config(const Weights& weights, const WeightChoice& choice);
 

@@ -128,8 +128,9 @@ bool is_zip(std::span<const std::byte> bytes) {
   return bytes.size() >= 4 && std::memcmp(bytes.data(), "PK\3\4", 4) == 0;
 }
 
-ZipFile::ZipFile(const std::string& path) : file_(path) {
-  const Bytes bytes = file_.bytes();
+ZipFile::ZipFile(const MappedFile& file) : file_(file) {
+  const Bytes bytes = file.bytes();
+  const std::string& path = file.path();
   CLIP_CHECK(is_zip(bytes), path, ": no zip archive");
   const int64_t end_place = find_end(bytes, path);
   Fields end(bytes, end_place + 10, path);

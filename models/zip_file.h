@@ -16,9 +16,10 @@ namespace clip {
 /// An archive being read; its directory is checked whole before any member is handed out.
 class ZipFile {
  public:
+  /// file      must outlive it
   /// throws clip::Error that names the path and what is wrong: no archive, cut short, members that
   /// overlap or share a name. Checksums are not computed
-  explicit ZipFile(const std::string& path);
+  explicit ZipFile(const MappedFile& file);
 
   using Bytes = std::span<const std::byte>;
   /// Those that are stored as they are; compressed ones (TorchScript's code) cannot be had.
@@ -30,7 +31,7 @@ class ZipFile {
   Bytes locate(const std::string& name, int64_t header_place, int64_t bytes,
                int64_t directory_place) const;
 
-  MappedFile file_;
+  const MappedFile& file_;
   std::map<std::string, Bytes> members_;
 };
 

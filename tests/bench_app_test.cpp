@@ -127,6 +127,7 @@ TEST_F(BenchApp, RefusesWhatItCannotTime) {
   refuses({"--scale", "m.json", "--step", "m.json"}, 2, {"--step", "--scale"});
   refuses({"--scale", "m.json", "--ranks", "8,x"}, 2, {"--ranks", "'8,x'"});
   refuses({"--scale", "m.json", "--tflops", "nan"}, 2, {"--tflops"});
+  refuses({"--scale", "RN50"}, 1, {"ResNet"});  // before anything is measured
   refuses({"--scale", "m.json", "--memory-gib", "0"}, 2, {"--memory-gib"});
   refuses({"--scale", "m.json", "--memory-gib", "inf"}, 2, {"--memory-gib"});
   refuses({"--step", "m.json", "--accum-freq", "2"}, 2, {"--accum-freq", "--scale"});

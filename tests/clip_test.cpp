@@ -8,6 +8,7 @@
 
 #include "engine/random.h"
 #include "models/training.h"
+#include "tests/error_message.h"
 #include "tests/gradient_check.h"
 #include "tests/tiny_clip.h"
 
@@ -163,8 +164,11 @@ TEST(ClipModel, ViTB32HasAsManyParametersAsOpenAIs) {
 
 TEST(ClipModel, RejectsPicturesOfAnotherSize) {
   ClipModel model(tiny_config(), cpu_backend());
-  const Tensor images = Tensor::zeros(cpu_backend(), {2, 32, 32, 3}, DType::kU8);
-  EXPECT_THROW(model.clip.encode_image(images), Error);
+  for (const Shape& shape : {Shape{2, 32, 32, 3}, {2, 24, 32, 3}, {2, 32, 24, 3}, {2, 24, 24, 4}}) {
+    const Tensor images = Tensor::zeros(cpu_backend(), shape, DType::kU8);
+    const std::string message = error_message([&] { model.clip.encode_image(images); });
+    EXPECT_TRUE(says(message, "[encode_image]", "[N, 24, 24, 3]", concat(shape))) << message;
+  }
 }
 
 }  // namespace

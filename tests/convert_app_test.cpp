@@ -1,15 +1,19 @@
 // apps/convert and apps/inspect from outside: every way there and back keeps every bit.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
+#include <csignal>
 #include <limits>
 #include <nlohmann/json.hpp>
 
 #include "models/checkpoint.h"
 #include "models/clip.h"
+#include "models/export.h"
 #include "models/safetensors.h"
 #include "models/weights.h"
 #include "tests/app_process.h"
 #include "tests/app_samples.h"
+#include "tests/error_message.h"
 #include "tests/reference_path.h"
 #include "tests/small_checkpoint.h"
 #include "tests/tiny_clip.h"
@@ -52,6 +56,20 @@ std::vector<float> numbers_of(const Weight& weight) {
   std::vector<float> numbers(static_cast<size_t>(weight.numel()));
   weight.read(DType::kF32, numbers.data());
   return numbers;
+}
+
+/// What `function` returns while no file may be longer than a page, as on a full disk.
+template <class Function>
+auto with_small_files_only(const Function& function) {
+  rlimit old{};
+  ::getrlimit(RLIMIT_FSIZE, &old);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit small = {4096, old.rlim_max};
+  ::setrlimit(RLIMIT_FSIZE, &small);
+  const auto result = function();
+  ::setrlimit(RLIMIT_FSIZE, &old);
+  std::signal(SIGXFSZ, handler);
+  return result;
 }
 
 void expect_same_bits(const std::string& a, const std::string& b) {
@@ -106,6 +124,61 @@ TEST_F(ConvertApp, AResNetKeepsItsRunningStatisticsAndIsKnownByItsShapes) {
   expect_same_bits(folder_.path("a/open_clip_model.safetensors"),
                    folder_.path("c/open_clip_model.safetensors"));
   EXPECT_EQ(load_config(folder_.path("c")).vision.stages, config.vision.stages);
+}
+
+TEST_F(ConvertApp, RunningStatisticsAreNotRoundedWithTheParameters) {
+  ClipConfig config = tiny_resnet_config();
+  config.text.vocab_size = small_tokenizer().vocab_size();
+  ClipModel model(config, cpu_backend());
+  randomize(model.parameters);
+  const float batches = 100'000;  // more than a half can hold
+  for (const Parameter& buffer : model.parameters.buffers())
+    if (Tensor value = buffer.variable.value(); value.rank() == 0) value.copy_from_host(&batches);
+  save_checkpoint(folder_.path("a"), config, model.parameters, small_tokenizer(), nullptr);
+  const Weights rounded(converted("a", "open_clip", "b", {"--dtype", "fp16"}) +
+                        "/open_clip_model.safetensors");
+  EXPECT_EQ(rounded.at("visual.layer1.0.bn1.weight").dtype(), "F16");
+  for (const Parameter& buffer : model.parameters.buffers()) {
+    EXPECT_EQ(rounded.at(buffer.name).dtype(), "F32") << buffer.name;
+    EXPECT_EQ(numbers_of(rounded.at(buffer.name)), buffer.variable.value().to_vector<float>())
+        << buffer.name;
+  }
+}
+
+TEST_F(ConvertApp, RefusesWhatAnotherLibrarysFilesCannotSay) {
+  const auto expect = [&](const char* what, const Strings& layouts, const auto& change) {
+    ClipConfig config = config_from_json(kSmallModel, "test");
+    config.gelu = Gelu::kQuick;
+    config.vision.width = config.vision.head_width = config.text.width = 64;
+    config.text.heads = 1;
+    change(config);
+    ClipModel model(config, cpu_backend());
+    initialize(model.parameters, config, 3);
+    fs::remove_all(folder_.path("own"));
+    save_checkpoint(folder_.path("own"), config, model.parameters,
+                    Tokenizer::learn({"a cat", "a dog"}, 530), nullptr);
+    for (const std::string& to : layouts)
+      expect_refused(convert({"own", "--to", to, "--out", "x"}), "convert", 1, {what, "open_clip"});
+    EXPECT_FALSE(fs::exists(folder_.path("x")));
+  };
+  const Strings both = {"openai", "huggingface"};
+  expect("average", both, [](ClipConfig& config) { config.vision.pool = Pool::kAverage; });
+  expect("ln_pre", both, [](ClipConfig& config) { config.vision.no_ln_pre = true; });
+  expect("LayerScale", both, [](ClipConfig& config) { config.vision.ls_init_value = 0.1; });
+  expect("LayerScale", both, [](ClipConfig& config) { config.text.ls_init_value = 0.1; });
+  expect("ResNet", {"huggingface"},
+         [](ClipConfig& config) { config.vision = tiny_resnet_config().vision; });
+  converted("own", "huggingface", "text", {"--text-only"});  // of which there is nothing to say
+}
+
+TEST_F(ConvertApp, AFailureNamesTheFolderAskedForAndLeavesNothing) {
+  const std::string out = folder_.path("out");
+  ClipModel model(tiny_config(), cpu_backend());
+  const std::string message = with_small_files_only(
+      [&] { return error_message([&] { export_model(out, model, nullptr, {}); }); });
+  EXPECT_TRUE(says(message, out + "/open_clip_model.safetensors", "File too large")) << message;
+  EXPECT_FALSE(fs::exists(out));
+  EXPECT_FALSE(holds_temporaries(folder_.path()));
 }
 
 TEST_F(ConvertApp, TheBiasOfASiglipModelIsKeptWhereThereIsAPlaceForIt) {
@@ -215,6 +288,8 @@ TEST_F(ConvertApp, NamesTheOptionThatIsWrong) {
                  {"--dtype", "int8"});
   expect_refused(convert({"a", "--out", "b", "--to", "openai", "--text-only", "--image-only"}),
                  "convert", 2, {"--text-only", "--image-only"});
+  expect_refused(convert({stored("open_clip"), "--out", "b", "--to", "openai", "--text-only"}),
+                 "convert", 2, {"OpenAI", "both towers"});
   expect_refused(convert({"a", "b", "--out", "c"}), "convert", 2, {"positional"});
   expect_refused(convert({"nowhere", "--out", "b", "--to", "openai"}), "convert", 1, {"nowhere"});
 }
@@ -255,6 +330,51 @@ TEST_F(ConvertApp, InspectTellsWhatAnArchiveHolds) {
   EXPECT_EQ(report["tensors"].size(), 38u);
   const AppResult text = run_app("inspect", {stored("openai.pt")}, folder_);
   EXPECT_NE(text.out.find("activation     QuickGELU"), std::string::npos) << text.out;
+}
+
+TEST_F(ConvertApp, InspectTellsAResNetWithItsRunningStatistics) {
+  const json report = inspect(stored("resnet.pt"));
+  EXPECT_EQ(report["missing"], json::array());
+  EXPECT_EQ(report["left_over"], json::array());
+  const json& image = report["architecture"]["image"];
+  EXPECT_EQ(image["kind"], "ModifiedResNet");
+  EXPECT_EQ(image["layers"], json({2, 1, 1, 1}));
+  EXPECT_EQ(image["heads"], 1);
+  EXPECT_FALSE(image.contains("patch_size") || image.contains("mlp_width")) << image;
+  const Clip clip(load_config(stored("resnet.pt")));
+  ParameterList list;
+  clip.collect(list);
+  int64_t buffers = 0;
+  for (const Parameter& buffer : list.buffers()) buffers += buffer.variable.shape().numel();
+  EXPECT_EQ(report["parameters"]["total"], list.count());
+  EXPECT_EQ(report["parameters"]["buffers"], buffers);
+  const AppResult text = run_app("inspect", {stored("resnet.pt")}, folder_);
+  EXPECT_NE(text.out.find("kind ModifiedResNet, layers [2,1,1,1]"), std::string::npos) << text.out;
+}
+
+TEST_F(ConvertApp, InspectTellsWhatATowerHasBeyondThePlainOne) {
+  ClipConfig config = config_from_json(kSmallModel, "test");
+  config.vision.pool = Pool::kAverage;
+  config.vision.no_ln_pre = true;
+  config.text.ls_init_value = 0.1;
+  ClipModel model(config, cpu_backend());
+  save_checkpoint(folder_.path("own"), config, model.parameters, small_tokenizer(), nullptr);
+  const json architecture = inspect("own")["architecture"];
+  EXPECT_EQ(architecture["image"]["pool"], "average");
+  EXPECT_EQ(architecture["image"]["ln_pre"], false);
+  EXPECT_EQ(architecture["text"]["layer_scale"], true);
+}
+
+TEST_F(ConvertApp, InspectNamesAModelWhateverItsPreprocessingAndBothWhereTheActivationIsUnknown) {
+  ClipConfig config = preset("emoji");
+  ClipModel model(config, cpu_backend());
+  config.vision.preprocess.interpolation = Interpolation::kBilinear;
+  save_checkpoint(folder_.path("own"), config, model.parameters, small_tokenizer(), nullptr);
+  EXPECT_EQ(inspect("own")["architecture"]["name"], "emoji");
+  const std::string alone = folder_.path("alone.safetensors");
+  fs::copy(folder_.path("own/open_clip_model.safetensors"), alone);
+  EXPECT_EQ(inspect(alone)["architecture"]["name"], "emoji");
+  EXPECT_TRUE(inspect(alone)["activation"].is_null());
 }
 
 TEST_F(ConvertApp, InspectTellsWhatIsMissingLeftOverAndNotFinite) {

@@ -9,6 +9,7 @@
 #include "engine/random.h"
 #include "tests/error_message.h"
 #include "tests/reference_path.h"
+#include "tests/tiny_clip.h"
 
 namespace clip {
 namespace {
@@ -66,6 +67,19 @@ TEST(Positions, AModelOfAnotherSizeKeepsAllElse) {
   }
   const std::string message = error_message([&] { with_positions(model, 33, 16); });
   EXPECT_TRUE(says(message, "image_size 33", "patch_size 4")) << message;
+}
+
+TEST(Positions, AResNetReadsLongerTextsWithItsRunningStatisticsAndNoOtherPictures) {
+  ClipModel model(tiny_resnet_config(), cpu_backend());
+  randomize(model.parameters);
+  const auto longer = with_positions(model, 64, 20);
+  EXPECT_EQ(longer->parameters.buffer_values().to_vector<float>(),
+            model.parameters.buffer_values().to_vector<float>());
+  const Tensor images = tiny_images(0, cpu_backend(), 64);
+  EXPECT_EQ(longer->clip.encode_image(images).value().to_vector<float>(),
+            model.clip.encode_image(images).value().to_vector<float>());
+  const std::string message = error_message([&] { with_positions(model, 96, 12); });
+  EXPECT_TRUE(says(message, "ResNet", "64", "96")) << message;
 }
 
 }  // namespace

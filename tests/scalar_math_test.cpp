@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "engine/cpu/bfloat16.h"
+
 namespace clip {
 namespace {
 
@@ -141,6 +143,29 @@ void expect_derivative_matches_differences() {
 TEST(Gelu, DerivativesMatchCentralDifferences) {
   expect_derivative_matches_differences<Gelu::kQuick>();
   expect_derivative_matches_differences<Gelu::kErf>();
+}
+
+BF16 rounded(float value) {
+  BF16 result;
+  assign(result, value);
+  return result;
+}
+
+TEST(Bfloat16, EveryNumberSurvivesTheWayThroughF32) {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const float value = to_real(BF16{static_cast<uint16_t>(bits)});
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(to_real(rounded(value)))) << bits;
+    } else {
+      EXPECT_EQ(rounded(value).bits, bits);
+    }
+  }
+}
+
+TEST(Bfloat16, RoundsToTheNearestAndTiesToEven) {
+  EXPECT_EQ(to_real(rounded(1.f + 0x1p-8f)), 1.f);
+  EXPECT_EQ(to_real(rounded(1.f + 0x3p-8f)), 1.f + 0x1p-6f);
+  EXPECT_EQ(to_real(rounded(std::numeric_limits<float>::max())), kInfinity);
 }
 
 }  // namespace

@@ -193,5 +193,18 @@ TEST(Scale, RefusesPlansWithoutPairs) {
   EXPECT_NE(error_message([&] { step_time(config, {}, {}); }).find("rates"), std::string::npos);
 }
 
+TEST(Scale, RefusesModelsWhoseBytesItDoesNotCount) {
+  ClipConfig average = preset("tiny");
+  average.vision.pool = Pool::kAverage;
+  for (const auto& [config, what] : {std::pair{preset("RN50"), "ResNet"},
+                                     {preset("ViT-M-16-alt"), "LayerScale"},
+                                     {average, "average"}}) {
+    for (const std::string& message :
+         {error_message([&] { step_memory(config, {}); }),
+          error_message([&] { step_time(config, {}, round_machines()); })})
+      EXPECT_TRUE(says(message, "[scale]", what)) << message;
+  }
+}
+
 }  // namespace
 }  // namespace clip

@@ -247,10 +247,6 @@ TEST(Halves, EveryHalfSurvivesTheWayThroughF32) {
     } else {
       EXPECT_EQ(to_half(value), half) << bits;
     }
-    const float wide = from_bfloat16(half);
-    if (!std::isnan(wide)) {
-      EXPECT_EQ(to_bfloat16(wide), half) << bits;
-    }
   }
 }
 
@@ -261,8 +257,6 @@ TEST(Halves, RoundToTheNearestAndTiesToEven) {
   EXPECT_TRUE(std::isinf(from_half(to_half(65520.f))));
   EXPECT_EQ(from_half(to_half(0x1p-25f)), 0.f);
   EXPECT_EQ(from_half(to_half(0x1.8p-24f)), 0x1p-23f);
-  EXPECT_EQ(from_bfloat16(to_bfloat16(1.f + 0x1p-8f)), 1.f);
-  EXPECT_EQ(from_bfloat16(to_bfloat16(1.f + 0x3p-8f)), 1.f + 0x1p-6f);
 }
 
 }  // namespace

@@ -46,6 +46,7 @@ void expect_equal(const std::string& name, const WeightChoice& choice = {}) {
 }
 
 TEST(Weights, AnOpenAiArchiveGivesItsOwnFeatures) { expect_equal("openai.pt"); }
+TEST(Weights, AnOpenAiResNetGivesItsOwnFeatures) { expect_equal("resnet.pt"); }
 TEST(Weights, AnOpenClipFolderGivesItsOwnFeatures) { expect_equal("open_clip"); }
 TEST(Weights, AHuggingFaceFolderGivesItsOwnFeatures) { expect_equal("hugging_face"); }
 TEST(Weights, AHuggingFaceFolderInShardsGivesItsOwnFeatures) { expect_equal("hugging_face_gelu"); }
@@ -78,6 +79,15 @@ TEST(Weights, AnOpenAiArchiveTellsItsSizesAndActivation) {
   EXPECT_EQ(config.text.heads, 1);
   EXPECT_EQ(config.text.context_length, 12);
   EXPECT_EQ(config.text.vocab_size, 48);
+}
+
+TEST(Weights, AnOpenAiResNetTellsItsSizesAndActivation) {
+  const ClipConfig config = load_config(stored("resnet.pt"));
+  EXPECT_EQ(config.gelu, Gelu::kQuick);
+  EXPECT_EQ(config.vision.stages, (std::vector<int64_t>{2, 1, 1, 1}));
+  EXPECT_EQ(config.vision.width, 2);
+  EXPECT_EQ(config.vision.image_size, 64);
+  EXPECT_EQ(config.text.mlp_width(), 16);
 }
 
 TEST(Weights, AFileBesideItsConfigurationIsReadWithIt) {

@@ -147,12 +147,55 @@ def write_openai(path, seed, **sizes):
     return result
 
 
-def halved(script):
+def halved(model):
     """As OpenAI's files are: all but norms, embeddings and the scale."""
-    for name, p in script.named_parameters():
-        if not any(part in name for part in ["ln_", "embedding", "logit_scale"]):
+    for name, p in model.named_parameters():
+        if not any(part in name for part in ["ln_", "bn", "downsample.1", "embedding", "logit_scale"]):
             p.data = p.data.half()
-    return script
+    return model
+
+
+def randomize_resnet(visual, seed):
+    """Convolutions that keep the size of activations behind a ReLU; residual branches a fifth as large as the stream."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(tensor, low, high):
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+
+    with torch.no_grad():
+        for name, module in visual.named_modules():
+            if isinstance(module, nn.Conv2d):
+                bound = (6 / module.weight[0].numel()) ** 0.5
+                draw(module.weight, -bound, bound)
+                module.weight.copy_(module.weight.half().float())
+            if isinstance(module, nn.BatchNorm2d):
+                gain = 0.2 if name.startswith("layer") and name.endswith("bn3") else 1
+                draw(module.weight, 0.5 * gain, 1.5 * gain)
+                draw(module.bias, -0.2, 0.2)
+                draw(module.running_mean, -0.2, 0.2)
+                draw(module.running_var, 0.5, 1.5)
+                module.num_batches_tracked.fill_(100000)  # more than F16 holds
+
+
+def write_openai_resnet(path, seed, embed, size, width, stages, context, vocabulary, text_width, text_layers, archive,
+                        text_hidden):
+    """OpenAI's ResNets have the names that open_clip's have. An archive is TorchScript, else a state dict is written."""
+    from open_clip.model import CLIP
+    model = CLIP(embed, dict(image_size=size, layers=stages, width=width),
+                 dict(context_length=context, vocab_size=vocabulary, width=text_width, heads=text_width // 64,
+                      layers=text_layers, mlp_ratio=text_hidden / text_width), quick_gelu=True).eval()
+    randomize(model, torch.float16, seed)
+    randomize_resnet(model.visual, seed)
+    result = features(model.encode_image, model.encode_text, size, context, vocabulary)
+    for name, number in [("input_resolution", size), ("context_length", context), ("vocab_size", vocabulary)]:
+        model.__dict__.pop(name, None)  # open_clip has some of them as plain numbers
+        model.register_buffer(name, torch.tensor(number))
+    if archive:
+        inputs = pictures(size)[:1], texts(context, vocabulary)[-1:]
+        torch.jit.save(halved(torch.jit.trace(model, inputs, check_trace=False)), path)
+    else:
+        torch.save(halved(model).state_dict(), path)
+    return result
 
 
 # ---- open_clip ----------------------------------------------------------------------------------------------------
@@ -230,6 +273,9 @@ def small():
     result = {
         "openai.pt": write_openai(f"{folder}/openai.pt", 1, embed=12, size=8, patch=4, width=64, layers=1, hidden=16,
                                   context=12, vocabulary=48, text_width=64, text_layers=1, text_hidden=16),
+        "resnet.pt": write_openai_resnet(f"{folder}/resnet.pt", 10, embed=12, size=64, width=2, stages=[2, 1, 1, 1],
+                                         context=12, vocabulary=48, text_width=64, text_layers=1, text_hidden=16,
+                                         archive=False),
         "open_clip": write_open_clip_folder(f"{folder}/open_clip", quick, 2, torch.float16),
         "state_dict.bin": write_state_dict(f"{folder}/state_dict.bin", short, 3, torch.bfloat16),
         "training.pt": write_training_checkpoint(f"{folder}/training.pt", short, 4),
@@ -271,6 +317,10 @@ def resized_positions():
 OPENAI = {  # patch, size, width, layers, text width, embed
     "ViT-B-32": (32, 224, 768, 12, 512, 512), "ViT-B-16": (16, 224, 768, 12, 512, 512),
     "ViT-L-14": (14, 224, 1024, 24, 768, 768), "ViT-L-14-336": (14, 336, 1024, 24, 768, 768)}
+RESNETS = {  # stages, width, size, text width, embed
+    "RN50": ([3, 4, 6, 3], 64, 224, 512, 1024), "RN101": ([3, 4, 23, 3], 64, 224, 512, 512),
+    "RN50x4": ([4, 6, 10, 6], 80, 288, 640, 640), "RN50x16": ([6, 8, 18, 8], 96, 384, 768, 768),
+    "RN50x64": ([3, 15, 36, 10], 128, 448, 1024, 1024)}
 
 
 def exact(name, folder):
@@ -280,6 +330,11 @@ def exact(name, folder):
         result = write_openai(f"{folder}/model.pt", 7, embed=embed, size=size, patch=patch, width=width, layers=layers,
                               hidden=4 * width, context=77, vocabulary=49408, text_width=text_width, text_layers=12,
                               text_hidden=4 * text_width)
+    elif name in RESNETS:
+        stages, width, size, text_width, embed = RESNETS[name]
+        result = write_openai_resnet(f"{folder}/model.pt", 11, embed=embed, size=size, width=width, stages=stages,
+                                     context=77, vocabulary=49408, text_width=text_width, text_layers=12, text_hidden=4 * text_width,
+                                     archive=True)
     elif name == "hugging-face-B-32":
         result = write_hugging_face(f"{folder}/model", dict(image_size=224),
                                     dict(max_position_embeddings=77, vocab_size=49408), 512, 8, torch.float32)
