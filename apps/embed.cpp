@@ -63,13 +63,6 @@ struct Request {
   ModelOptions model;
 };
 
-int64_t at_least(int64_t least, const po::variables_map& values, const std::string& option) {
-  const int64_t value = values[option].as<int64_t>();
-  if (value < least)
-    throw UsageError(concat("--", option, " must be at least ", least, ", got ", value));
-  return value;
-}
-
 void check_output(const std::string& path, const std::string& input, bool overwrite) {
   std::error_code ignored;
   if (fs::equivalent(path, input, ignored))
@@ -92,9 +85,10 @@ Request parse(int argc, const char* const* argv) {
                   .json = values["json"].as<bool>(),
                   .embedding = {.batch_size = at_least(1, values, "batch-size"),
                                 .workers = at_least(0, values, "workers"),
-                                .raw = values["raw"].as<bool>()},
+                                .form = values["raw"].as<bool>() ? FeatureForm::kProjected
+                                                                 : FeatureForm::kUnitLength},
                   .model = ModelOptions(values)};
-  if (request.checkpoint.empty()) throw UsageError("--checkpoint FOLDER is needed");
+  if (request.checkpoint.empty()) throw UsageError("--checkpoint MODEL is needed");
   if (request.images.empty() == request.texts.empty())
     throw UsageError("give either --images LIST or --texts FILE");
   if (!request.out.ends_with(".npy") || fs::path(request.out).stem().empty())

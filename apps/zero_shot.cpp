@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "apps/common/model_options.h"
+#include "apps/common/percent.h"
 #include "apps/common/program.h"
 #include "models/atomic_file.h"
 #include "models/labelled_pictures.h"
@@ -106,12 +107,6 @@ Classifier classifier_for(const LoadedModel& loaded, const Strings& labels,
   if (save)
     std::cerr << "classifier saved as " << save_classifier(loaded.checkpoint, classifier) << '\n';
   return classifier;
-}
-
-std::string percent(double share) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%6.2f %%", 100 * share);
-  return text;
 }
 
 void name_pictures(const LoadedModel& loaded, const Classifier& classifier, const Strings& paths,
@@ -231,7 +226,7 @@ void zero_shot(int argc, const char* const* argv) {
 
   const ModelOptions model_options(values);
   const std::string checkpoint = values["checkpoint"].as<std::string>();
-  if (checkpoint.empty()) throw UsageError("--checkpoint FOLDER is needed");
+  if (checkpoint.empty()) throw UsageError("--checkpoint MODEL is needed");
   const bool own_model = !model_options.given() && std::filesystem::is_directory(checkpoint);
   if (save && !own_model)
     throw UsageError(

@@ -38,6 +38,12 @@ class Dataset {
   /// throws    BrokenSample if its picture or caption cannot be read
   virtual Sample get(int64_t index, int64_t epoch) const = 0;
 
+  /// The caption of sample `index`, where possible without reading its picture. throws BrokenSample
+  virtual std::string caption(int64_t index) const { return get(index, 0).caption; }
+
+  /// The same for samples that show the same picture.
+  virtual std::string picture_name(int64_t index) const { return concat("sample ", index); }
+
   /// The captions a vocabulary is learned from: all, or of large sets evenly spaced ones.
   virtual std::vector<std::string> captions() const = 0;
 

@@ -1,7 +1,10 @@
 #include "models/evaluation.h"
 
 #include <algorithm>
+#include <numeric>
 #include <set>
+
+#include "models/retrieval.h"
 
 namespace clip {
 namespace {
@@ -107,21 +110,10 @@ Retrieval retrieval_of(const EmojiScenes& scenes, const Asked& asked, const Tens
 }  // namespace
 
 Retrieval retrieve(const Tensor& images, const Tensor& texts) {
-  const Tensor similarity = cosines(images, texts);
-  const int64_t count = similarity.size(0);
-  const float* s = similarity.data<float>();
-  Retrieval result;
-  for (int64_t i = 0; i < count; ++i) {
-    bool text_first = true, image_first = true;
-    for (int64_t j = 0; j < count; ++j) {
-      if (j == i) continue;
-      text_first = text_first && s[i * count + j] < s[i * count + i];
-      image_first = image_first && s[j * count + i] < s[i * count + i];
-    }
-    result.text_of_image.count(text_first);
-    result.image_of_text.count(image_first);
-  }
-  return result;
+  std::vector<int64_t> same_row(static_cast<size_t>(images.size(0)));
+  std::iota(same_row.begin(), same_row.end(), 0);
+  const RetrievalPlaces places = retrieval_places(images, texts, same_row);
+  return {recall_at(1, places.of_text), recall_at(1, places.of_image)};
 }
 
 SceneReport evaluate_scenes(const Clip& clip, const Tokenizer& tokenizer, const EmojiScenes& scenes,

@@ -251,6 +251,11 @@ class CaptionedByClass : public Dataset {
     }
   }
 
+  std::string caption(int64_t index) const override {
+    const int64_t label = pictures_.labels.at(static_cast<size_t>(index));
+    return concat("a photo of a ", in_words(pictures_.classes[static_cast<size_t>(label)]));
+  }
+
   std::vector<std::string> captions() const override {
     return spread_captions(size(), [this](int64_t index) { return caption(index); });
   }
@@ -261,11 +266,6 @@ class CaptionedByClass : public Dataset {
   }
 
  private:
-  std::string caption(int64_t index) const {
-    const int64_t label = pictures_.labels.at(static_cast<size_t>(index));
-    return concat("a photo of a ", in_words(pictures_.classes[static_cast<size_t>(label)]));
-  }
-
   LabelledPictures pictures_;
 };
 

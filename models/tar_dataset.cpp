@@ -223,22 +223,28 @@ class TarDataset : public Dataset {
     const auto [shard, sample] = locate(index);
     const std::string name = concat(shard, ": ", sample.picture_name);
     try {
-      CLIP_CHECK(sample.caption.size >= 0, name, " has no .txt of the same base name");
-      const ReadOnlyFile file(shard);
-      const std::string bytes = file.read(sample.picture);
+      std::string text = caption(index);
+      const std::string bytes = ReadOnlyFile(shard).read(sample.picture);
       const std::span pixels(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
-      return {decode_image(pixels, name), caption(file, sample)};
+      return {decode_image(pixels, name), std::move(text)};
+    } catch (const Error& error) {
+      throw BrokenSample(error.what());
+    }
+  }
+
+  std::string caption(int64_t index) const override {
+    const auto [shard, sample] = locate(index);
+    try {
+      CLIP_CHECK(sample.caption.size >= 0, shard, ": ", sample.picture_name,
+                 " has no .txt of the same base name");
+      return std::string(trim(ReadOnlyFile(shard).read(sample.caption)));
     } catch (const Error& error) {
       throw BrokenSample(error.what());
     }
   }
 
   std::vector<std::string> captions() const override {
-    return spread_captions(size(), [this](int64_t index) {
-      const auto [shard, sample] = locate(index);
-      if (sample.caption.size < 0) throw BrokenSample("no caption");
-      return caption(ReadOnlyFile(shard), sample);
-    });
+    return spread_captions(size(), [this](int64_t index) { return caption(index); });
   }
 
   std::string describe() const override {
@@ -260,10 +266,6 @@ class TarDataset : public Dataset {
     const auto after = std::upper_bound(first_.begin(), first_.end(), index);
     const auto shard = static_cast<size_t>(after - first_.begin()) - 1;
     return {shards_[shard], samples_[shard].at(static_cast<size_t>(index - first_[shard]))};
-  }
-
-  static std::string caption(const ReadOnlyFile& file, const TarSample& sample) {
-    return std::string(trim(file.read(sample.caption)));
   }
 
   std::string pattern_;

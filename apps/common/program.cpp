@@ -88,6 +88,14 @@ boost::program_options::variables_map parse_options(
   }
 }
 
+int64_t at_least(int64_t least, const boost::program_options::variables_map& values,
+                 const std::string& option) {
+  const auto value = values[option].as<int64_t>();
+  if (value < least)
+    throw UsageError(concat("--", option, " must be at least ", least, ", got ", value));
+  return value;
+}
+
 ChosenDevice choose_device(const std::string& name, int64_t local_rank) {
   if (name == "cpu") return {&cpu_backend(), nullptr, ""};
   const auto gpu = [](int index) {

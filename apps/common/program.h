@@ -29,6 +29,11 @@ boost::program_options::variables_map parse_options(
     int argc, const char* const* argv, const boost::program_options::options_description& options,
     const std::string& usage, const char* positional = nullptr);
 
+/// The whole number that an option has.
+/// throws UsageError that names the option if it is below `least`
+int64_t at_least(int64_t least, const boost::program_options::variables_map& values,
+                 const std::string& option);
+
 /// A device by name. "auto" is the first GPU that works, else the CPU.
 struct ChosenDevice {
   Backend* backend = nullptr;

@@ -1,0 +1,29 @@
+// How good a model is: retrieval between pictures and captions.
+#include <iostream>
+
+#include "apps/common/evaluation.h"
+
+namespace clip {
+namespace {
+
+const char* kUsage =
+    "Usage: ./apps/evaluate WORD OPTIONS; WORD --help lists the options\n"
+    "  retrieval       recall at 1, 5 and 10 between pictures and their captions\n"
+    "Zero-shot accuracies are ./apps/zero_shot --data's.\n";
+
+void evaluate(int argc, const char* const* argv) {
+  const std::string word = argc > 1 ? argv[1] : "";
+  if (word == "retrieval") return evaluate_retrieval_word(argc - 1, argv + 1);
+  if (word == "--help") {
+    std::cout << kUsage;
+    return;
+  }
+  throw UsageError(concat("the first word must be retrieval, got '", word, "'"));
+}
+
+}  // namespace
+}  // namespace clip
+
+int main(int argc, char** argv) {
+  return clip::run_program("evaluate", [&] { clip::evaluate(argc, argv); });
+}
