@@ -1,12 +1,16 @@
 // apps/evaluate from outside: its figures are what the library computes step by step.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "engine/random.h"
 #include "models/checkpoint.h"
 #include "models/clip.h"
+#include "models/embedding_stream.h"
 #include "models/features.h"
+#include "models/logistic_regression.h"
 #include "models/preprocess.h"
 #include "models/retrieval.h"
 #include "tests/app_process.h"
@@ -175,6 +179,188 @@ TEST_F(EvaluateRetrieval, WrongRequestsAreRefusedWithASentenceAndLeaveNoFile) {
   EXPECT_FALSE(holds_temporaries(folder_.path()));
   expect_refused(run_app("evaluate", {"retrieval", "--data", "data"}, folder_), "evaluate", 2,
                  {"--checkpoint MODEL is needed"});
+}
+
+/// Class folders train/ and test/ of noise whose colours lean to the class's, more or less.
+class EvaluateLinearProbe : public EvaluateApp {
+ protected:
+  static constexpr int64_t kClasses = 3, kTrain = 20, kTest = 12;
+
+  EvaluateLinearProbe() {
+    write("train", kTrain, 0);
+    write("test", kTest, 1000);
+  }
+
+  void write(const std::string& name, int64_t count, uint64_t seed) const {
+    for (int64_t c = 0; c < kClasses; ++c)
+      for (int64_t i = 0; i < count; ++i) {
+        const auto number = static_cast<uint64_t>(c * count + i);
+        Image image = noise_picture(20, 20, seed + number);
+        const int64_t lean = Random(seed, number).below(60);
+        for (size_t p = static_cast<size_t>(c); p < image.pixels.size(); p += 3)
+          image.pixels[p] = static_cast<uint8_t>(std::min<int64_t>(255, image.pixels[p] + lean));
+        save_png(image, folder_.path(concat(name, "/class_", c, '/', sample_name(i), ".png")));
+      }
+  }
+
+  static Strings paths_of(const std::string& name, int64_t count) {
+    Strings paths;
+    for (int64_t c = 0; c < kClasses; ++c)
+      for (int64_t i = 0; i < count; ++i)
+        paths.push_back(concat(name, "/class_", c, '/', sample_name(i), ".png"));
+    return paths;
+  }
+
+  static std::vector<int64_t> labels_of(int64_t count) {
+    std::vector<int64_t> labels;
+    for (int64_t i = 0; i < kClasses * count; ++i) labels.push_back(i / count);
+    return labels;
+  }
+
+  /// In the batches that the program makes, so that they are the same bits.
+  Tensor probe_features(const Strings& paths, bool projected = false) const {
+    const auto load = [&](int64_t i) {
+      return load_image(folder_.path(paths[static_cast<size_t>(i)]));
+    };
+    const FeatureForm form = projected ? FeatureForm::kProjected : FeatureForm::kBeforeProjection;
+    return picture_features(model_.clip, std::ssize(paths), load,
+                            {.batch_size = 32, .workers = 0, .form = form})
+        .rows;
+  }
+
+  /// How many of `paths` a probe learned from other paths names right.
+  static double accuracy(const LogisticFit& fit, const Tensor& features,
+                         const std::vector<int64_t>& labels) {
+    Proportion right;
+    const auto ranked = fit.classifier.ranked(features, 1);
+    for (size_t i = 0; i < labels.size(); ++i) right.count(ranked[i][0] == labels[i]);
+    return right.value();
+  }
+
+  static Strings with(Strings first, const Strings& more) {
+    first.insert(first.end(), more.begin(), more.end());
+    return first;
+  }
+};
+
+const Strings kProbe = {"--train", "train", "--test", "test"};
+
+TEST_F(EvaluateLinearProbe, AFixedRegulariserGivesTheAccuracyOfTheLibrarysRegression) {
+  for (const bool projected : {false, true}) {
+    const Strings form = projected ? Strings{"--projected"} : Strings{};
+    const LogisticFit fit =
+        fit_logistic_regression(probe_features(paths_of("train", kTrain), projected),
+                                labels_of(kTrain), kClasses, {.lambda = 0.5});
+    const double expected =
+        accuracy(fit, probe_features(paths_of("test", kTest), projected), labels_of(kTest));
+    json shown = figures("linear_probe", with(with(kProbe, form), {"--lambda", "0.5"}));
+    EXPECT_EQ(shown["top1"], expected);
+    EXPECT_EQ(shown["features"], projected ? 16 : 32);
+    EXPECT_EQ(shown["training_pictures"], kClasses * kTrain);
+    EXPECT_EQ(shown["validation_pictures"], 0);
+    EXPECT_EQ(shown["pictures"], kClasses * kTest);
+    EXPECT_EQ(shown["C"], 2);
+    EXPECT_EQ(shown["top5"], 1);
+    EXPECT_EQ(shown["sweep"], json::array());
+    EXPECT_GT(expected, 0.4);  // the colours' lean is found, and not always
+    EXPECT_LT(expected, 1);
+    EXPECT_EQ(figures("linear_probe", with(with(kProbe, form), {"--c", "2"})), shown);
+  }
+}
+
+TEST_F(EvaluateLinearProbe, TheSweepChoosesByTheValidationPicturesAndLearnsFromAll) {
+  write("validation", 5, 2000);
+  const json shown = figures("linear_probe", with(kProbe, {"--validation", "validation"}));
+  EXPECT_EQ(shown["training_pictures"], kClasses * kTrain);
+  EXPECT_EQ(shown["validation_pictures"], kClasses * 5);
+  const Tensor all = probe_features(with(paths_of("train", kTrain), paths_of("validation", 5)));
+  const Tensor train = all.slice(0, kClasses * kTrain);
+  const Tensor validation = all.slice(kClasses * kTrain, all.size(0));
+  double best = 0, chosen = 0;
+  ASSERT_GE(shown["sweep"].size(), 9u);
+  for (const json& step : shown["sweep"]) {
+    const double lambda = step["lambda"];
+    const LogisticFit fit =
+        fit_logistic_regression(train, labels_of(kTrain), kClasses, {.lambda = lambda});
+    EXPECT_EQ(step["top1"], accuracy(fit, validation, labels_of(5))) << step;
+    if (step["top1"] >= best) {
+      best = step["top1"];
+      chosen = lambda;
+    }
+  }
+  EXPECT_EQ(shown["lambda"], chosen);
+  std::vector<int64_t> labels = labels_of(kTrain), more = labels_of(5);
+  labels.insert(labels.end(), more.begin(), more.end());
+  const LogisticFit fit = fit_logistic_regression(all, labels, kClasses, {.lambda = chosen});
+  EXPECT_EQ(shown["top1"],
+            accuracy(fit, probe_features(paths_of("test", kTest)), labels_of(kTest)));
+}
+
+TEST_F(EvaluateLinearProbe, WithoutValidationPicturesAFifthOfEachClassServesAndRunsAreEqual) {
+  const json shown = figures("linear_probe", kProbe);
+  EXPECT_EQ(shown["training_pictures"], kClasses * 16);
+  EXPECT_EQ(shown["validation_pictures"], kClasses * 4);
+  EXPECT_EQ(figures("linear_probe", with(kProbe, {"--workers", "0"})), shown);
+  const AppResult result = evaluate("linear_probe", with(kProbe, {"--per-class"}));
+  EXPECT_EQ(result.err, "");
+  expect_contains(result.out, "48 pictures of 3 classes, 12 for validation");
+  expect_contains(result.out, "32, before the projection");
+  expect_contains(result.out, "Each class, the worst first");
+  expect_contains(result.out, "class_2");
+}
+
+TEST_F(EvaluateLinearProbe, ClassesAreMatchedByNameAndOnesWithoutPicturesAreLeftOut) {
+  // Numbered classes with a gap; the test has two of them, in another order.
+  std::string train = "filepath,label\n", test = "filepath,label\n";
+  for (const std::string& path : paths_of("train", kTrain))
+    train += concat(path, ',', path[12] == '2' ? 9 : path[12] - '0', '\n');
+  for (const std::string& path : paths_of("test", kTest))
+    if (path[11] != '1') test += concat(path, ',', path[11] == '2' ? 9 : 0, '\n');
+  folder_.write("train.csv", train);
+  folder_.write("test.csv", test);
+  const json folders = figures("linear_probe", with(kProbe, {"--c", "1"}));
+  const json shown =
+      figures("linear_probe", {"--train", "train.csv", "--test", "test.csv", "--c", "1"});
+  EXPECT_EQ(shown["per_class"]["9"], folders["per_class"]["class_2"]);
+  EXPECT_EQ(shown["per_class"]["0"], folders["per_class"]["class_0"]);
+  EXPECT_TRUE(shown["per_class"]["1"].is_null());
+  EXPECT_TRUE(shown["per_class"]["5"].is_null());
+}
+
+TEST_F(EvaluateLinearProbe, BrokenPicturesAreLeftOut) {
+  const json before = figures("linear_probe", with(kProbe, {"--c", "1"}));
+  folder_.write("train/class_0/bad.png", "no picture");
+  folder_.write("test/class_1/bad.png", "no picture");
+  json shown = figures("linear_probe", with(kProbe, {"--c", "1"}));
+  EXPECT_EQ(shown["broken"], 2);
+  shown["broken"] = 0;
+  EXPECT_EQ(shown, before);
+}
+
+TEST_F(EvaluateLinearProbe, WrongRequestsAreRefusedBeforeTheModelIsRead) {
+  fs::remove_all(folder_.path("model"));
+  const auto refuses = [&](const Strings& own, int status, const Strings& parts) {
+    expect_refused(evaluate("linear_probe", own), "evaluate", status, parts);
+  };
+  refuses({"--train", "train"}, 2, {"--test DATA is needed"});
+  refuses({"--test", "test"}, 2, {"--train DATA is needed"});
+  refuses({"--train", "train", "--test", "train"}, 2, {"same pictures", "train"});
+  refuses(with(kProbe, {"--c", "1", "--lambda", "1"}), 2, {"--c and --lambda"});
+  refuses(with(kProbe, {"--c", "0"}), 2, {"--c must be above 0, got 0"});
+  refuses(with(kProbe, {"--lambda", "nan"}), 2, {"--lambda must be above 0"});
+  refuses(with(kProbe, {"--max-iterations", "0"}), 2, {"--max-iterations"});
+  refuses({"--train", "train", "--test", "none"}, 1, {"none"});
+  save_png(noise_picture(20, 20, 1), folder_.path("more/zebra/0.png"));
+  refuses({"--train", "train", "--test", "more"}, 1, {"--test", "'zebra'", "train"});
+  refuses(with(kProbe, {"--validation", "more"}), 1, {"--validation", "'zebra'"});
+  save_png(noise_picture(20, 20, 2), folder_.path("more/ass/0.png"));
+  save_png(noise_picture(20, 20, 3), folder_.path("less/ass/0.png"));
+  refuses({"--train", "more", "--test", "less"}, 1, {"no class of two pictures", "--validation"});
+  refuses({"--train", "less", "--test", "less"}, 2, {"same pictures"});
+  save_png(noise_picture(20, 20, 4), folder_.path("one/ass/0.png"));
+  save_png(noise_picture(20, 20, 5), folder_.path("one/ass/1.png"));
+  refuses({"--train", "one", "--test", "less"}, 1, {"two classes or more", "'ass'"});
+  refuses(kProbe, 1, {"model"});  // now it is the model's turn
 }
 
 TEST_F(EvaluateApp, TheFirstWordSaysWhat) {

@@ -13,8 +13,9 @@
 
 namespace clip {
 
-/// `./apps/evaluate retrieval`, arguments from the word on.
+/// `./apps/evaluate retrieval`, `./apps/evaluate linear_probe`: arguments from the word on.
 void evaluate_retrieval_word(int argc, const char* const* argv);
+void evaluate_linear_probe_word(int argc, const char* const* argv);
 
 /// Adds --help, --checkpoint, --json, --batch-size, --workers, --precision, --device and the model's.
 void add_evaluation_options(boost::program_options::options_description& options);
