@@ -30,12 +30,14 @@ class CosineTile {
                              rows_from(texts_, first_text, kTexts), Transpose::kYes, {});
   }
 
+  int64_t first_image() const { return first_image_; }
+  int64_t first_text() const { return first_text_; }
   int64_t last_image() const { return std::min(first_image_ + kImages, images_.size(0)); }
   int64_t last_text() const { return std::min(first_text_ + kTexts, texts_.size(0)); }
 
-  /// Both numbered as in the whole matrix, and within the tile.
-  float at(int64_t image, int64_t text) const {
-    return cosines_.data<float>()[(image - first_image_) * kTexts + text - first_text_];
+  /// Of one picture, from the tile's first caption on. Numbered as in the whole matrix.
+  const float* row(int64_t image) const {
+    return cosines_.data<float>() + (image - first_image_) * kTexts;
   }
 
  private:
@@ -73,7 +75,7 @@ RightCosines right_cosines(CosineTile& tile, int64_t images, const std::vector<i
     for (; text < tile.last_text(); ++text) {
       const int64_t own = image_of[static_cast<size_t>(text)];
       if (own >= tile.last_image()) break;
-      const float cosine = tile.at(own, text);
+      const float cosine = tile.row(own)[text - tile.first_text()];
       float& best = right.best[static_cast<size_t>(own)];
       right.of_text[static_cast<size_t>(text)] = cosine;
       if (cosine > best) best = cosine;
@@ -83,26 +85,28 @@ RightCosines right_cosines(CosineTile& tile, int64_t images, const std::vector<i
 }
 
 /// Counts the wrong answers of a tile that are not below the right ones; NaN is not.
-void count_ahead(RetrievalPlaces& places, const CosineTile& tile, int64_t first_image,
-                 int64_t first_text, const RightCosines& right,
+void count_ahead(RetrievalPlaces& places, const CosineTile& tile, const RightCosines& right,
                  const std::vector<int64_t>& image_of) {
-  parallel_for(tile.last_image() - first_image, [&](int64_t i) {
-    const int64_t image = first_image + i;
+  const int64_t texts = tile.last_text() - tile.first_text();
+  const int64_t* owners = image_of.data() + tile.first_text();
+  parallel_for(tile.last_image() - tile.first_image(), [&](int64_t i) {
+    const int64_t image = tile.first_image() + i;
+    const float* cosines = tile.row(image);
     const float best = right.best[static_cast<size_t>(image)];
     int64_t ahead = 0;
-    for (int64_t text = first_text; text < tile.last_text(); ++text)
-      ahead += !(tile.at(image, text) < best) && image_of[static_cast<size_t>(text)] != image;
+    for (int64_t t = 0; t < texts; ++t) ahead += !(cosines[t] < best) && owners[t] != image;
     places.of_text[static_cast<size_t>(image)] += ahead;
   });
   constexpr int64_t kStrip = 96;
-  parallel_for((tile.last_text() - first_text + kStrip - 1) / kStrip, [&](int64_t strip) {
-    const int64_t begin = first_text + strip * kStrip;
-    const int64_t end = std::min(begin + kStrip, tile.last_text());
-    for (int64_t image = first_image; image < tile.last_image(); ++image)
-      for (int64_t text = begin; text < end; ++text) {
-        const auto t = static_cast<size_t>(text);
-        places.of_image[t] += !(tile.at(image, text) < right.of_text[t]) && image_of[t] != image;
-      }
+  const float* own = right.of_text.data() + tile.first_text();
+  int64_t* counts = places.of_image.data() + tile.first_text();
+  parallel_for((texts + kStrip - 1) / kStrip, [&](int64_t strip) {
+    const int64_t end = std::min((strip + 1) * kStrip, texts);
+    for (int64_t image = tile.first_image(); image < tile.last_image(); ++image) {
+      const float* cosines = tile.row(image);
+      for (int64_t t = strip * kStrip; t < end; ++t)
+        counts[t] += !(cosines[t] < own[t]) && owners[t] != image;
+    }
   });
 }
 
@@ -137,7 +141,7 @@ RetrievalPlaces retrieval_places(const Tensor& images, const Tensor& texts,
   for (int64_t image = 0; image < images.size(0); image += CosineTile::kImages)
     for (int64_t text = 0; text < texts.size(0); text += CosineTile::kTexts) {
       tile.compute(image, text);
-      count_ahead(places, tile, image, text, right, image_of);
+      count_ahead(places, tile, right, image_of);
     }
   return places;
 }
