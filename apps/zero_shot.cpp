@@ -221,7 +221,7 @@ void zero_shot(int argc, const char* const* argv) {
   const int64_t top_k = at_least(1, values, "top-k");
   const std::string data = text("data"), checkpoint = text("checkpoint");
   const Strings paths = values.count("images") > 0 ? values["images"].as<Strings>() : Strings();
-  if (paths.empty() == data.empty()) throw UsageError("give either --images FILES or --data DIR");
+  if (paths.empty() == data.empty()) throw UsageError("give either --images FILES or --data DATA");
   ClassWords words{given_labels(values), given_templates(values)};
   if (!paths.empty() && words.labels.empty())
     throw UsageError("--images needs --labels or --labels-file");

@@ -181,7 +181,9 @@ LogisticFit fit_logistic_regression(const Tensor& features, const std::vector<in
   lbfgs_parameter_t parameters;
   lbfgs_parameter_init(&parameters);
   parameters.epsilon = options.tolerance;
-  parameters.max_iterations = static_cast<int>(options.max_iterations);
+  parameters.max_iterations =
+      static_cast<int>(std::min<int64_t>(options.max_iterations, std::numeric_limits<int>::max()));
+  parameters.m = 10;  // corrections, as many as SciPy keeps
   parameters.max_linesearch = 20;
 
   const std::unique_ptr<double, decltype(&lbfgs_free)> x(lbfgs_malloc(static_cast<int>(count)),

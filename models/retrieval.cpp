@@ -152,15 +152,28 @@ Proportion recall_at(int64_t k, const std::vector<int64_t>& places) {
   return recall;
 }
 
-CaptionedPictures group_captions(std::shared_ptr<const Dataset> dataset,
-                                 const std::function<void(const std::string&)>& left_out) {
-  std::unordered_map<std::string, size_t> place;  // of a picture's name in the lists below
-  std::vector<int64_t> samples;                   // the first one of each picture
+CaptionedPictures CaptionedPictures::only(const std::vector<int64_t>& pictures) const {
+  CaptionedPictures kept;
+  for (const int64_t picture : pictures) {
+    const auto [begin, end] = std::equal_range(image_of.begin(), image_of.end(), picture);
+    for (auto place = begin; place != end; ++place)
+      kept.captions.push_back(captions[static_cast<size_t>(place - image_of.begin())]);
+    kept.image_of.resize(kept.captions.size(), kept.size());
+    kept.samples.push_back(samples.at(static_cast<size_t>(picture)));
+  }
+  return kept;
+}
+
+CaptionedPictures group_captions(const Dataset& dataset,
+                                 const std::function<void(const std::string&)>& left_out,
+                                 int64_t limit) {
+  CaptionedPictures grouped;
+  std::unordered_map<std::string, size_t> places;  // of a picture's name among them
   std::vector<std::vector<std::string>> captions;
-  for (int64_t i = 0; i < dataset->size(); ++i) {
+  for (int64_t i = 0; i < std::min(limit, dataset.size()); ++i) {
     std::vector<std::string> lines;
     try {
-      std::istringstream text(dataset->caption(i));
+      std::istringstream text(dataset.caption(i));
       for (std::string line; std::getline(text, line);)
         if (!trim(line).empty()) lines.emplace_back(trim(line));
       if (lines.empty()) throw BrokenSample(concat("the caption of sample ", i, " is blank"));
@@ -168,22 +181,18 @@ CaptionedPictures group_captions(std::shared_ptr<const Dataset> dataset,
       left_out(error.what());
       continue;
     }
-    const auto [found, is_new] = place.try_emplace(dataset->picture_name(i), samples.size());
+    const auto [place, is_new] = places.try_emplace(dataset.picture_name(i), captions.size());
     if (is_new) {
-      samples.push_back(i);
+      grouped.samples.push_back(i);
       captions.emplace_back();
     }
-    auto& all = captions[found->second];
+    auto& all = captions[place->second];
     all.insert(all.end(), lines.begin(), lines.end());
   }
-  CaptionedPictures grouped{.pictures = std::ssize(samples)};
   for (size_t i = 0; i < captions.size(); ++i) {
     grouped.captions.insert(grouped.captions.end(), captions[i].begin(), captions[i].end());
     grouped.image_of.resize(grouped.captions.size(), static_cast<int64_t>(i));
   }
-  grouped.picture = [dataset, samples](int64_t i) {
-    return dataset->get(samples.at(static_cast<size_t>(i)), 0).image;
-  };
   return grouped;
 }
 

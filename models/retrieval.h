@@ -3,7 +3,7 @@
 
 #include <cstdint>
 #include <functional>
-#include <memory>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -33,21 +33,24 @@ RetrievalPlaces retrieval_places(const Tensor& images, const Tensor& texts,
 /// How many of these places are among the first k: recall@k.
 Proportion recall_at(int64_t k, const std::vector<int64_t>& places);
 
-/// Pictures, each once, with all their captions.
+/// Pictures of a data set, each once, with all their captions.
 struct CaptionedPictures {
-  std::vector<std::string> captions = {};  ///< [M] of picture 0, then of picture 1, ...
-  std::vector<int64_t> image_of = {};      ///< [M] the picture of each
-  /// Picture i in [0, pictures); thread-safe. throws clip::Error if it cannot be read
-  std::function<Image(int64_t)> picture = {};
-  int64_t pictures = 0;
+  std::vector<int64_t> samples;       ///< [I] of each picture, the first sample that shows it
+  std::vector<std::string> captions;  ///< [M] of picture 0, then of picture 1, ...
+  std::vector<int64_t> image_of;      ///< [M] the picture of each
+
+  int64_t size() const { return std::ssize(samples); }
+  /// These pictures alone (ascending), with their captions.
+  CaptionedPictures only(const std::vector<int64_t>& pictures) const;
 };
 
-/// Groups samples by Dataset::picture_name, in the order of their first ones. Every line of a
-/// caption that is not blank is a caption of its own.
+/// Groups the first `limit` samples by Dataset::picture_name, in the order of their first ones. Every
+/// line of a caption that is not blank is a caption of its own.
 ///
 /// left_out    is told the sentence of each sample whose caption is missing, cannot be read or is
 ///             blank
-CaptionedPictures group_captions(std::shared_ptr<const Dataset> dataset,
-                                 const std::function<void(const std::string&)>& left_out);
+CaptionedPictures group_captions(const Dataset& dataset,
+                                 const std::function<void(const std::string&)>& left_out,
+                                 int64_t limit = std::numeric_limits<int64_t>::max());
 
 }  // namespace clip

@@ -9,6 +9,7 @@
 #include "models/checkpoint.h"
 #include "models/clip.h"
 #include "models/embedding_stream.h"
+#include "models/evaluation.h"
 #include "models/features.h"
 #include "models/logistic_regression.h"
 #include "models/preprocess.h"
@@ -123,6 +124,16 @@ TEST_F(EvaluateRetrieval, RecallsAreTheLibrarysForEveryKindOfData) {
     other["data"] = shown["data"];
     EXPECT_EQ(other, shown) << data;
   }
+}
+
+TEST_F(EvaluateRetrieval, TheReportOfTrainingCountsTheSameWay) {
+  const auto dataset = open_dataset(folder_.path("data.tar"), {});
+  const Retrieval report = evaluate_retrieval(model_.clip, tokenizer_, *dataset);
+  const RetrievalPlaces expected = places();
+  EXPECT_EQ(report.text_of_image.tried, kPictures);
+  EXPECT_EQ(report.image_of_text.tried, std::ssize(captions_));
+  EXPECT_EQ(report.text_of_image.correct, recall_at(1, expected.of_text).correct);
+  EXPECT_EQ(report.image_of_text.correct, recall_at(1, expected.of_image).correct);
 }
 
 TEST_F(EvaluateRetrieval, PrintsATable) {

@@ -161,22 +161,26 @@ TEST(Retrieval, CaptionsThatDoNotFitTheirPicturesAreRefused) {
 }
 
 CaptionedPictures grouped(const std::string& path, Strings* left_out = nullptr) {
-  return group_captions(open_dataset(path, {}), [&](const std::string& sentence) {
+  const auto note = [&](const std::string& sentence) {
     if (left_out != nullptr) left_out->push_back(sentence);
-  });
+  };
+  return group_captions(*open_dataset(path, {}), note);
 }
 
 TEST(GroupCaptions, RowsOfOnePictureAreItsCaptions) {
   const ScratchFolder folder;
-  folder.write("a.ppm", picture(1));
-  folder.write("b.ppm", picture(2));
-  const CaptionedPictures pictures = grouped(folder.write(
-      "data.csv", "filepath,title\na.ppm,one\nb.ppm,two\na.ppm,three\na.ppm,\nb.ppm,four\n"));
-  EXPECT_EQ(pictures.pictures, 2);
+  const std::string path = folder.write(
+      "data.csv", "filepath,title\na.ppm,one\nb.ppm,two\na.ppm,three\na.ppm,\nb.ppm,four\n");
+  const CaptionedPictures pictures = grouped(path);
+  EXPECT_EQ(pictures.size(), 2);
   EXPECT_EQ(pictures.captions, (Strings{"one", "three", "two", "four"}));
-  EXPECT_EQ(pictures.image_of, (std::vector<int64_t>{0, 0, 1, 1}));
-  EXPECT_EQ(pictures.picture(0).pixels[0], 1);
-  EXPECT_EQ(pictures.picture(1).pixels[0], 2);
+  EXPECT_EQ(pictures.image_of, (Places{0, 0, 1, 1}));
+  EXPECT_EQ(pictures.samples, (Places{0, 1}));
+  const auto dataset = open_dataset(path, {});
+  EXPECT_EQ(group_captions(
+                *dataset, [](const std::string&) {}, 2)
+                .captions,
+            (Strings{"one", "two"}));
 }
 
 TEST(GroupCaptions, LinesOfATextAreCaptionsInShardsAndFolders) {
@@ -192,8 +196,8 @@ TEST(GroupCaptions, LinesOfATextAreCaptionsInShardsAndFolders) {
   Strings left_out;
   const CaptionedPictures pictures = grouped(shard, &left_out);
   EXPECT_EQ(pictures.captions, (Strings{"one", "two", "three"}));
-  EXPECT_EQ(pictures.image_of, (std::vector<int64_t>{0, 0, 1}));
-  EXPECT_EQ(pictures.picture(1).pixels[0], 3);
+  EXPECT_EQ(pictures.image_of, (Places{0, 0, 1}));
+  EXPECT_EQ(pictures.samples, (Places{0, 2}));
   ASSERT_EQ(left_out.size(), 2u);
   expect_contains(left_out[0], "1.ppm has no .txt");
   expect_contains(left_out[1], "blank");
@@ -201,6 +205,14 @@ TEST(GroupCaptions, LinesOfATextAreCaptionsInShardsAndFolders) {
   folder.write("f/0.ppm", picture(1));
   folder.write("f/0.txt", "one\ntwo");
   EXPECT_EQ(grouped(folder.path("f")).captions, (Strings{"one", "two"}));
+}
+
+TEST(GroupCaptions, APartOfThePicturesKeepsItsCaptions) {
+  const CaptionedPictures all{{10, 20, 30}, {"a", "b", "c", "d", "e"}, {0, 1, 1, 1, 2}};
+  const CaptionedPictures kept = all.only({1, 2});
+  EXPECT_EQ(kept.samples, (Places{20, 30}));
+  EXPECT_EQ(kept.captions, (Strings{"b", "c", "d", "e"}));
+  EXPECT_EQ(kept.image_of, (Places{0, 0, 0, 1}));
 }
 
 }  // namespace

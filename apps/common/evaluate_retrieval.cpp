@@ -53,23 +53,6 @@ nlohmann::ordered_json recalls(const std::vector<int64_t>& places) {
   return result;
 }
 
-/// Keeps the captions of the pictures that could be read, which become pictures 0, 1, ... in order.
-void keep_readable(CaptionedPictures& pictures, const std::vector<int64_t>& readable) {
-  CaptionedPictures kept;
-  int64_t caption = 0;
-  for (const int64_t picture : readable) {
-    while (pictures.image_of[static_cast<size_t>(caption)] < picture) ++caption;
-    for (; caption < std::ssize(pictures.captions) &&
-           pictures.image_of[static_cast<size_t>(caption)] == picture;
-         ++caption) {
-      kept.captions.push_back(std::move(pictures.captions[static_cast<size_t>(caption)]));
-      kept.image_of.push_back(kept.pictures);
-    }
-    ++kept.pictures;
-  }
-  pictures = std::move(kept);
-}
-
 }  // namespace
 
 void evaluate_retrieval_word(int argc, const char* const* argv) {
@@ -78,16 +61,19 @@ void evaluate_retrieval_word(int argc, const char* const* argv) {
   const std::string data = text("data");
   if (data.empty()) throw UsageError("--data FILE is needed");
   Evaluation evaluation(values);
-  const std::shared_ptr<const Dataset> dataset = open_dataset(
+  const std::unique_ptr<Dataset> dataset = open_dataset(
       data, {text("csv-img-key"), text("csv-caption-key"), text("csv-separator")}, Split::kTest);
-  CaptionedPictures pictures =
-      group_captions(dataset, [&](const std::string& sentence) { evaluation.leave_out(sentence); });
-  CLIP_CHECK(pictures.pictures > 0, "no sample of ", dataset->describe(), " has a caption");
+  const CaptionedPictures all = group_captions(
+      *dataset, [&](const std::string& sentence) { evaluation.leave_out(sentence); });
+  CLIP_CHECK(all.size() > 0, "no sample of ", dataset->describe(), " has a caption");
 
   const LoadedModel& loaded = evaluation.load(Words::kNeeded);
+  const auto picture = [&](int64_t i) {
+    return dataset->get(all.samples[static_cast<size_t>(i)], 0).image;
+  };
   const NumberedFeatures images =
-      picture_features(loaded.clip(), pictures.pictures, pictures.picture, evaluation.embedding());
-  keep_readable(pictures, images.numbers);
+      picture_features(loaded.clip(), all.size(), picture, evaluation.embedding());
+  const CaptionedPictures pictures = all.only(images.numbers);
   const RetrievalPlaces places = retrieval_places(
       images.rows, text_features(loaded.clip(), *loaded.tokenizer, pictures.captions),
       pictures.image_of);
@@ -96,14 +82,14 @@ void evaluate_retrieval_word(int argc, const char* const* argv) {
     return concat(count, ' ', word, count == 1 ? "" : "s");
   };
   std::cout << dataset->describe() << '\n'
-            << count_of(pictures.pictures, "picture") << " and "
+            << count_of(pictures.size(), "picture") << " and "
             << count_of(std::ssize(pictures.captions), "caption");
   if (evaluation.left_out() > 0) std::cout << " (" << evaluation.left_out() << " left out)";
   std::cout << "\n  recall at                      1          5         10\n";
   print_recalls("caption of a picture", places.of_text);
   print_recalls("picture of a caption", places.of_image);
   evaluation.write({{"data", data},
-                    {"pictures", pictures.pictures},
+                    {"pictures", pictures.size()},
                     {"captions", pictures.captions.size()},
                     {"left_out", evaluation.left_out()},
                     {"caption_of_picture", recalls(places.of_text)},
