@@ -364,6 +364,7 @@ TEST_F(EvaluateLinearProbe, WrongRequestsAreRefusedBeforeTheModelIsRead) {
   save_png(noise_picture(20, 20, 1), folder_.path("more/zebra/0.png"));
   refuses({"--train", "train", "--test", "more"}, 1, {"--test", "'zebra'", "train"});
   refuses(with(kProbe, {"--validation", "more"}), 1, {"--validation", "'zebra'"});
+  refuses(with(kProbe, {"--validation", "test"}), 2, {"--validation and --test", "same pictures"});
   save_png(noise_picture(20, 20, 2), folder_.path("more/ass/0.png"));
   save_png(noise_picture(20, 20, 3), folder_.path("less/ass/0.png"));
   refuses({"--train", "more", "--test", "less"}, 1, {"no class of two pictures", "--validation"});

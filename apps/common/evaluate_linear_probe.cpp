@@ -75,6 +75,13 @@ LabelledPictures open_pictures(const po::variables_map& values, const std::strin
       text(option), split, {text("csv-img-key"), text("csv-label-key"), text("csv-separator")});
 }
 
+void refuse_same(const LabelledPictures& a, const std::string& option, const LabelledPictures& b,
+                 const std::string& other) {
+  if (a.description == b.description && a.labels == b.labels)
+    throw UsageError(
+        concat("--", option, " and --", other, " are the same pictures, ", a.description));
+}
+
 /// Numbers the classes of `pictures` as `train` does, by their names; each must have pictures there.
 void number_like(const LabelledPictures& train, LabelledPictures& pictures,
                  const std::string& option) {
@@ -133,40 +140,56 @@ std::map<int64_t, int64_t> learned_classes(const Labels& labels) {
   return numbers;
 }
 
-LearningPictures learning_pictures(const po::variables_map& values, const LabelledPictures& train,
-                                   bool has_lambda) {
-  LearningPictures learning{train, train.size()};
-  if (!values["validation"].as<std::string>().empty()) {
-    LabelledPictures validation = open_pictures(values, "validation", Split::kTest);
-    number_like(train, validation, "validation");
-    learning = joined(train, validation);
-  } else if (!has_lambda) {
-    learning = split_for_validation(train);
-    CLIP_CHECK(learning.training < train.size(), "--train (", train.description,
-               ") has no class of two pictures, so none can be kept to choose lambda by: give "
-               "--validation, --c or --lambda");
-  }
+/// All that is asked for, as far as it can be checked without a model.
+struct ProbeData {
+  LearningPictures learning;
+  LabelledPictures test;
+};
+
+ProbeData open_data(const po::variables_map& values, bool has_lambda) {
+  const LabelledPictures train = open_pictures(values, "train", Split::kTrain);
+  ProbeData data{{train, train.size()}, open_pictures(values, "test", Split::kTest)};
+  refuse_same(train, "train", data.test, "test");
   const auto counts = learned_classes(train.labels);
   CLIP_CHECK(counts.size() > 1, "--train (", train.description,
              ") must have pictures of two classes or more, found one: '",
              train.classes[static_cast<size_t>(counts.begin()->first)], "'");
-  return learning;
+  if (!values["validation"].as<std::string>().empty()) {
+    LabelledPictures validation = open_pictures(values, "validation", Split::kTest);
+    refuse_same(validation, "validation", data.test, "test");
+    number_like(train, validation, "validation");
+    data.learning = joined(train, validation);
+  } else if (!has_lambda) {
+    data.learning = split_for_validation(train);
+    CLIP_CHECK(data.learning.training < train.size(), "--train (", train.description,
+               ") has no class of two pictures, so none can be kept to choose lambda by: give "
+               "--validation, --c or --lambda");
+  }
+  number_like(train, data.test, "test");
+  return data;
 }
 
 /// Features and classes of the pictures that could be read.
 struct Labelled {
   Tensor features;
   Labels labels;
+  int64_t training = 0;  ///< of the first `training` pictures of the list, those that could be read
 
+  int64_t size() const { return std::ssize(labels); }
   Labelled rows(int64_t begin, int64_t end) const {
     return {features.slice(begin, end), Labels(labels.begin() + begin, labels.begin() + end)};
   }
 };
 
-Labelled labelled(const LabelledPictures& pictures, const NumberedFeatures& read) {
+Labelled read_features(Evaluation& evaluation, const LoadedModel& loaded, FeatureForm form,
+                       const LabelledPictures& pictures, int64_t training) {
+  const NumberedFeatures read = picture_features(loaded.clip(), pictures.size(), pictures.picture,
+                                                 evaluation.embedding(form));
   Labelled result{read.rows, {}};
-  for (const int64_t number : read.numbers)
+  for (const int64_t number : read.numbers) {
     result.labels.push_back(pictures.labels[static_cast<size_t>(number)]);
+    result.training += number < training ? 1 : 0;
+  }
   return result;
 }
 
@@ -203,9 +226,11 @@ std::string number(double value) {
   return text.str();
 }
 
-/// Prints each try and writes it to `steps`.
-std::vector<SweepStep> sweep(const Labelled& training, const Labelled& validation, size_t classes,
-                             int64_t max_iterations, nlohmann::ordered_json& steps) {
+/// Prints each try, and writes all of them, by lambda, to `steps`; returns the best.
+SweepStep sweep(const Labelled& learning, size_t classes, int64_t max_iterations,
+                nlohmann::ordered_json& steps) {
+  const Labelled training = learning.rows(0, learning.training),
+                 validation = learning.rows(learning.training, learning.size());
   std::map<double, nlohmann::ordered_json> tried;
   const std::vector<SweepStep> result = sweep_lambda([&](double lambda) {
     const Probe probe = learn(training, lambda, max_iterations);
@@ -221,7 +246,18 @@ std::vector<SweepStep> sweep(const Labelled& training, const Labelled& validatio
     return accuracy;
   });
   for (const auto& [lambda, step] : tried) steps.push_back(step);
-  return result;
+  return best_of(result);
+}
+
+void print_data(const ProbeData& data, const Labelled& learning, const Labelled& test,
+                FeatureForm form) {
+  const int64_t more = learning.size() - learning.training;
+  std::cout << "train       " << data.learning.pictures.description << ": " << learning.training
+            << " pictures of " << learned_classes(learning.labels).size() << " classes"
+            << (more > 0 ? concat(", ", more, " for validation") : "") << "\ntest        "
+            << data.test.description << ": " << test.size() << " pictures\nfeatures    "
+            << test.features.width()
+            << (form == FeatureForm::kProjected ? ", projected\n" : ", before the projection\n");
 }
 
 }  // namespace
@@ -230,58 +266,38 @@ void evaluate_linear_probe_word(int argc, const char* const* argv) {
   const po::variables_map values = parse_options(argc, argv, option_list(), kUsage);
   const std::optional<double> fixed = fixed_lambda(values);
   const int64_t max_iterations = at_least(1, values, "max-iterations");
+  const FeatureForm form =
+      values["projected"].as<bool>() ? FeatureForm::kProjected : FeatureForm::kBeforeProjection;
   Evaluation evaluation(values);
-  const LabelledPictures train = open_pictures(values, "train", Split::kTrain);
-  LabelledPictures test = open_pictures(values, "test", Split::kTest);
-  if (train.description == test.description && train.labels == test.labels)
-    throw UsageError(concat("--train and --test are the same pictures, ", test.description));
-  number_like(train, test, "test");
-  const LearningPictures learning = learning_pictures(values, train, fixed.has_value());
+  const ProbeData data = open_data(values, fixed.has_value());
 
   const LoadedModel& loaded = evaluation.load(Words::kIfThere);
-  const auto features_of = [&](const LabelledPictures& pictures) {
-    return picture_features(
-        loaded.clip(), pictures.size(), pictures.picture,
-        evaluation.embedding(values["projected"].as<bool>() ? FeatureForm::kProjected
-                                                            : FeatureForm::kBeforeProjection));
-  };
-  const NumberedFeatures read = features_of(learning.pictures);
-  const Labelled all = labelled(learning.pictures, read);
-  const size_t classes = learned_classes(all.labels).size();
-  const int64_t rows = std::ssize(all.labels),
-                training =
-                    std::lower_bound(read.numbers.begin(), read.numbers.end(), learning.training) -
-                    read.numbers.begin();
-  CLIP_CHECK(classes > 1, "only pictures of one class can be read");
-  CLIP_CHECK(fixed || training < rows, "none of the pictures to choose lambda by can be read");
-  const Labelled tested = labelled(test, features_of(test));
+  const Labelled learning =
+      read_features(evaluation, loaded, form, data.learning.pictures, data.learning.training);
+  CLIP_CHECK(learned_classes(learning.labels).size() > 1, "only pictures of one class can be read");
+  CLIP_CHECK(fixed || learning.training < learning.size(),
+             "none of the pictures to choose lambda by can be read");
+  const Labelled test = read_features(evaluation, loaded, form, data.test, 0);
+  print_data(data, learning, test, form);
 
-  std::cout << "train       " << train.description << ": " << training << " pictures of " << classes
-            << " classes"
-            << (rows > training ? concat(", ", rows - training, " for validation") : "")
-            << "\ntest        " << test.description << ": " << tested.labels.size()
-            << " pictures\nfeatures    " << all.features.width()
-            << (values["projected"].as<bool>() ? ", projected\n" : ", before the projection\n");
+  const std::vector<std::string>& classes = data.test.classes;
   nlohmann::ordered_json steps = nlohmann::ordered_json::array();
-  SweepStep chosen{.lambda = fixed.value_or(0)};
-  if (!fixed)
-    chosen = best_of(sweep(all.rows(0, training), all.rows(training, rows), train.classes.size(),
-                           max_iterations, steps));
-  const Probe probe = learn(all, chosen.lambda, max_iterations);
-  const Accuracy accuracy = probe.on(tested, train.classes.size());
-
-  std::cout << "lambda      " << number(chosen.lambda) << " (C " << number(1 / chosen.lambda)
-            << "), " << probe.fit.iterations << " iterations on " << rows << " pictures\n";
+  const double lambda =
+      fixed ? *fixed : sweep(learning, classes.size(), max_iterations, steps).lambda;
+  const Probe probe = learn(learning, lambda, max_iterations);
+  const Accuracy accuracy = probe.on(test, classes.size());
+  std::cout << "lambda      " << number(lambda) << " (C " << number(1 / lambda) << "), "
+            << probe.fit.iterations << " iterations on " << learning.size() << " pictures\n";
   print_accuracy(accuracy);
-  if (values["per-class"].as<bool>()) print_per_class(accuracy, train.classes);
-  nlohmann::ordered_json figures = to_json(accuracy, train.classes, evaluation.left_out());
-  figures.update({{"lambda", chosen.lambda},
-                  {"C", 1 / chosen.lambda},
+  if (values["per-class"].as<bool>()) print_per_class(accuracy, classes);
+  nlohmann::ordered_json figures = to_json(accuracy, classes, evaluation.left_out());
+  figures.update({{"lambda", lambda},
+                  {"C", 1 / lambda},
                   {"iterations", probe.fit.iterations},
                   {"converged", probe.fit.converged},
-                  {"training_pictures", training},
-                  {"validation_pictures", rows - training},
-                  {"features", all.features.width()},
+                  {"training_pictures", learning.training},
+                  {"validation_pictures", learning.size() - learning.training},
+                  {"features", test.features.width()},
                   {"sweep", steps}});
   evaluation.write(figures);
 }
