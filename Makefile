@@ -145,7 +145,7 @@ compile_kernel = $(nvcc) -std=c++20 -O3 -ccbin $(CXX) $(architectures) --expt-re
 
 ENGINE_LIBS := -ldnnl
 CUDA_LIBS = -L$(cuda_home)/lib64 -lcublasLt $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt -lpthread -Wl,-rpath,$(cuda_home)/lib64
-CLIP_LIBS := -lboost_program_options -larchive -lstb $(if $(filter turbo,$(jpeg)),-ljpeg) -lfreetype -licuuc $(MPI_LIBS)
+CLIP_LIBS := -lboost_program_options -larchive -llbfgs -lstb $(if $(filter turbo,$(jpeg)),-ljpeg) -lfreetype -licuuc $(MPI_LIBS)
 TEST_LIBS := -lgtest_main -lgtest -lpthread# gtest_main serves only programs without a main()
 
 # ---- Files that are made ------------------------------------------------------------------------
@@ -292,7 +292,7 @@ quoted = '$(subst ','\'',$(1))'
 
 # ---- What the machine has -----------------------------------------------------------------------
 REQUIRED_HEADERS := oneDNN=dnnl.hpp Boost.Program_options=boost/program_options.hpp stb_image=stb/stb_image.h \
-  nlohmann-json=nlohmann/json.hpp libarchive=archive.h ICU=unicode/uchar.h FreeType=ft2build.h
+  nlohmann-json=nlohmann/json.hpp libarchive=archive.h libLBFGS=lbfgs.h ICU=unicode/uchar.h FreeType=ft2build.h
 has_header = printf '\#if !__has_include(<%s>)\n\#error\n\#endif\n' $(1) | $(CXX) $(CPPFLAGS) -E -x c++ -o /dev/null - 2>/dev/null
 onednn_version = printf '\#include <dnnl_version.h>\nDNNL_VERSION_MAJOR.DNNL_VERSION_MINOR' | $(CXX) -E -P -x c++ - 2>/dev/null | tail -n 1 | tr -d ' '
 
@@ -445,7 +445,7 @@ clean:
 
 # ---- Packages -----------------------------------------------------------------------------------
 PACKAGES := g++ make pkg-config libdnnl-dev libboost-program-options-dev libstb-dev libjpeg62-turbo-dev nlohmann-json3-dev \
-  libarchive-dev libicu-dev libfreetype-dev fonts-noto-color-emoji libopenmpi-dev openmpi-bin libgtest-dev clang-format clang-tidy
+  libarchive-dev liblbfgs-dev libicu-dev libfreetype-dev fonts-noto-color-emoji libopenmpi-dev openmpi-bin libgtest-dev clang-format clang-tidy
 
 # CLIP's merges; the wheel of open_clip_torch has OpenAI's file in it.
 MERGES := data/bpe_simple_vocab_16e6.txt.gz

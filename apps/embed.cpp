@@ -81,9 +81,10 @@ Request parse(int argc, const char* const* argv) {
                   .json = values["json"].as<bool>(),
                   .embedding = {.batch_size = at_least(1, values, "batch-size"),
                                 .workers = at_least(0, values, "workers"),
-                                .raw = values["raw"].as<bool>()},
+                                .form = values["raw"].as<bool>() ? FeatureForm::kProjected
+                                                                 : FeatureForm::kUnitLength},
                   .model = ModelOptions(values)};
-  if (request.checkpoint.empty()) throw UsageError("--checkpoint FOLDER is needed");
+  if (request.checkpoint.empty()) throw UsageError("--checkpoint MODEL is needed");
   if (request.images.empty() == request.texts.empty())
     throw UsageError("give either --images LIST or --texts FILE");
   if (!request.out.ends_with(".npy") || fs::path(request.out).stem().empty())

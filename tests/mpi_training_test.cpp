@@ -42,7 +42,7 @@ class NoisePairs final : public Dataset {
   std::vector<std::string> captions() const override { return {caption(1), caption(2)}; }
   std::string describe() const override { return "noise"; }
 
-  static std::string caption(int64_t index) {
+  std::string caption(int64_t index) const override {
     return concat(index % 17, index % 2 == 0 ? " lions " : " cats ", index);
   }
 };

@@ -167,8 +167,9 @@ void write_samples(const EmojiScenes& scenes, const fs::path& folder) {
 void write_captions(const Clip& clip, const Tokenizer& tokenizer, const EmojiScenes& scenes,
                     const fs::path& folder, int64_t step) {
   const Scene first = sample_scene(scenes, 0);
-  const Classifier classifier =
-      build_classifier(clip, tokenizer, scenes.candidate_captions(first.count, first.size), {"{}"});
+  const Classifier classifier = build_classifier(
+      clip, tokenizer,
+      {.labels = scenes.candidate_captions(first.count, first.size), .templates = {"{}"}});
   const Tensor features =
       image_features(clip, kSamples, [&](int64_t i) { return sample_picture(scenes, i); });
   const auto guesses = classify(
@@ -179,7 +180,7 @@ void write_captions(const Clip& clip, const Tokenizer& tokenizer, const EmojiSce
     nlohmann::json best = nlohmann::json::array();
     for (size_t k = 0; k < 3; ++k) {
       const Guess& guess = guesses[static_cast<size_t>(i)][k];
-      best.push_back({{"caption", classifier.labels[static_cast<size_t>(guess.label)]},
+      best.push_back({{"caption", classifier.words.labels[static_cast<size_t>(guess.label)]},
                       {"probability", guess.probability}});
     }
     told["pictures"].push_back({{"file", concat(i + 1, ".png")},
