@@ -233,7 +233,7 @@ $(B)/obj/%.cu.o: %.cu $(B)/nvcc-flags | $(B)/found
 define link_engine
 $(call say,LINK,$@)
 @mkdir -p $(@D)
-$(Q)$(link) -shared -Wl,-soname,libclip_cpu.so -Wl,-z,defs -o $@ $(filter %.o,$^) $(ENGINE_LIBS)
+$(Q)$(link) -shared -Wl,-soname,libclip_cpu.so $(if $(filter clang%,$(CXX)),,-Wl$(comma)-z$(comma)defs) -o $@ $(filter %.o,$^) $(ENGINE_LIBS)
 endef
 $(engine_library): $(engine_objects) $(B)/engine-links
 	$(link_engine)
@@ -266,6 +266,10 @@ $(apps): $(P)/apps/%: $(B)/obj/clip/apps/%.o $(app_archives) $(libraries) $(P)/l
 $(sort $(tests) $(gpu_tests)) $(benches) $(tools): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
 
+# libFuzzer has the main().
+$(P)/tests/fuzz_coverage: $(B)/obj/test/tests/fuzz_coverage.o $(test_archives) $(libraries) $(P)/links
+	$(call link_program,-fsanitize=fuzzer $(CLIP_LIBS) $(TEST_LIBS))
+
 # These need nothing of the engine but its error class.
 $(cudasim_tests): $(P)/tests/%: $(P)/obj/tests/%.o $(P)/obj/cuda/check.o $(cudasim_objects) $(P)/links
 	$(call say,LINK,$@)
@@ -279,7 +283,7 @@ $(links): apps/%: $(B)/apps/%
 -include $(patsubst %.o,%.d,$(engine_objects) $(wide_objects) $(clip_objects) $(app_objects) $(app_support_objects) $(support_objects) $(test_objects) $(cudasim_test_objects) $(kernel_objects))
 
 # Each holds one line and is rewritten only when that line changes.
-$(B)/flags: line = $(compile) | $(baseline) | $(wide) | $(shell $(CXX) -dumpfullversion)
+$(B)/flags: line = $(compile) | $(baseline) | $(wide) | $(shell $(CXX) -dumpfullversion 2>/dev/null)
 $(B)/sim-flags: line = $(compile) | $(as_kernel)
 $(B)/engine-links: line = $(link) | $(ENGINE_LIBS) | $(ENGINE_SOURCES)
 $(P)/links: line = $(link) $(sim_sanitize) | $(CLIP_LIBS) $(TEST_LIBS) | $(CLIP_SOURCES) $(APP_SUPPORT_SOURCES) $(TEST_SUPPORT_SOURCES) $(KERNEL_SOURCES) $(CUDASIM_SOURCES)
@@ -391,15 +395,28 @@ test-exact: $(P)/tests/exact_features_tool
 	  $< $$model $$folder/model* $$folder/features.json || exit 1; \
 	  rm -rf $$folder; done
 
-# Damaged files of every kind, read under the sanitizers. A finding ends it and leaves its input.
+# Damaged files of every kind, read under the sanitizers: led by coverage where clang++ has libFuzzer,
+# at random elsewhere. A finding ends it and leaves its input.
 FUZZ_SECONDS := 60
 FUZZ_SEED := 1
-FUZZ_KINDS := safetensors torch tar tokenizer merges config image
-fuzz_seeds_torch := $(wildcard tests/reference/weights/*.pt tests/reference/weights/*.bin)
-fuzz_seeds_image := $(wildcard $(addprefix tests/reference/images/*.,png jpg bmp gif tga psd ppm pgm))
+FUZZ_KINDS := safetensors torch pickle tar tokenizer merges config image
+fuzz_folder_torch := tests/reference/weights
+fuzz_folder_image := tests/reference/images
+fuzz_seeds_torch := $(wildcard $(fuzz_folder_torch)/*.pt $(fuzz_folder_torch)/*.bin)
+fuzz_seeds_image := $(wildcard $(addprefix $(fuzz_folder_image)/*.,png jpg bmp gif tga psd ppm pgm))
+libfuzzer = $(filter /%,$(shell clang++ -print-file-name=libclang_rt.fuzzer-$(firstword $(subst -, ,$(machine))).a 2>/dev/null))
+fuzz_options := -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) -max_len=1048576 -timeout=20 -rss_limit_mb=4096
 ifeq ($(SANITIZE),)
 fuzz:
-	@$(MAKE) --no-print-directory SANITIZE=address,undefined fuzz
+	@$(MAKE) --no-print-directory SANITIZE=$(if $(libfuzzer),fuzzer-no-link$(comma))address,undefined \
+	  $(if $(libfuzzer),CXX=clang++ WARNINGS=-w) fuzz
+else ifneq ($(filter fuzzer%,$(subst $(comma), ,$(SANITIZE))),)
+fuzz_one = mkdir -p fuzz/$(1) && \
+  { FUZZ_KIND=$(1) tests/fuzz_coverage $(fuzz_options) fuzz/$(1) $(abspath $(fuzz_folder_$(1))) >fuzz/$(1).log 2>&1 || \
+    { tail -n 40 fuzz/$(1).log; exit 1; }; } && \
+  printf '%-12s %s\n' $(1) "$$(grep -P '\tDONE' fuzz/$(1).log | tail -n 1)"
+fuzz: $(P)/tests/fuzz_coverage
+	@cd $(B) && $(foreach kind,$(FUZZ_KINDS),$(call fuzz_one,$(kind)) &&) true
 else
 fuzz: $(P)/tests/fuzz_tool
 	@mkdir -p $(B)/fuzz; cd $(B)/fuzz; $(foreach kind,$(FUZZ_KINDS),ASAN_OPTIONS=max_allocation_size_mb=2048 \
@@ -480,7 +497,8 @@ help:
 	  'make test          all tests; the last line is the sum. FILTER=... TESTS=...' \
 	  'make test-fast     without sanitizers and the suites whose name starts with Slow' \
 	  'make test-v3       all tests with the kernels that machines without AVX-512 run' \
-	  'make fuzz          damaged files of every kind, FUZZ_SECONDS=60 each, under the sanitizers' \
+	  'make fuzz          damaged files of every kind, FUZZ_SECONDS=60 each, under the sanitizers; led by coverage' \
+	  '                   where clang++ has libFuzzer' \
 	  'make test-exact    features of models of real size against the libraries that made their files;' \
 	  '                   BENCH_PYTHON=a Python with torch, open_clip, transformers' \
 	  'make bench         our speed beside the floor; with BENCH_PYTHON=... beside the peers, too' \

@@ -33,7 +33,7 @@ Tokenizer::Tokenizer(std::vector<Merge> merges)
     }
   }
   for (size_t i = 0; i < merges_.size(); ++i) {
-    const auto& [left, right] = merges_[i];
+    const std::string &left = merges_[i].first, &right = merges_[i].second;
     const auto rule = [&] {
       return concat("[tokenizer] merge ", i + 1, " (", quoted(left), ", ", quoted(right), ")");
     };

@@ -1,5 +1,6 @@
 // Damages files at random and reads them: a clip::Error is right, anything else is a finding.
-// `make fuzz` runs it under AddressSanitizer and UBSan, a minute for each kind of file.
+// `make fuzz` runs it where clang++ has no libFuzzer, under AddressSanitizer and UBSan, a minute for
+// each kind of file.
 //
 // Usage: fuzz_tool KIND SECONDS SEED [FILES]. The input being read is fuzz_<KIND>.input in the
 // current folder; after a crash or a hang it is the culprit.
@@ -8,126 +9,17 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <functional>
-#include <map>
+#include <fstream>
 
 #include "engine/random.h"
 #include "models/atomic_file.h"
-#include "models/config.h"
-#include "models/image.h"
-#include "models/tokenizer.h"
-#include "models/torch_file.h"
-#include "models/weights.h"
-#include "tests/dataset_samples.h"
-#include "tests/torch_archive.h"
+#include "tests/fuzz_targets.h"
 
 namespace clip {
 namespace {
 
 constexpr unsigned kHangSeconds = 20;  // ten thousand times what a small file takes
 constexpr int64_t kMostBytes = 1 << 20;
-
-/// A kind of file: its name's end, what reads it, and inputs made on the spot.
-struct Target {
-  std::string ending;
-  std::function<void(const std::string& path)> read;
-  std::function<std::vector<std::string>(const ScratchFolder&)> seeds;
-};
-
-void read_all_weights(const std::string& path) {
-  const Weights weights(path);
-  for (const auto& [name, weight] : weights.all()) {
-    if (!weight.pieces[0].is_readable() || weight.numel() > kMostBytes) continue;
-    std::vector<float> numbers(static_cast<size_t>(weight.numel()));
-    weight.read(DType::kF32, numbers.data());
-  }
-  try {
-    infer_config(weights, {.model = "", .force_quick_gelu = true});
-  } catch (const Error&) {  // most are no whole model
-  }
-}
-
-void read_shard(const std::string& path) {
-  const auto dataset = open_dataset(path, {});
-  dataset->captions();
-  for (int64_t i = 0; i < std::min<int64_t>(dataset->size(), 4); ++i) dataset->get(i, 0);
-}
-
-void read_vocabulary(const std::string& path) {
-  const Tokenizer tokenizer = Tokenizer::load(path);
-  tokenizer.decode(tokenizer.encode("a dog's 12 cats!"));
-}
-
-std::vector<std::string> safetensors_seeds(const ScratchFolder& folder) {
-  const std::vector<float> numbers(64, 1.5f);
-  const std::string path = folder.path("seed.safetensors");
-  write_safetensors(path,
-                    {{"ln_final.weight", DType::kF32, {8}, numbers.data()},
-                     {"module.x", DType::kF32, {4, 4}, numbers.data(), {}, "F16"},
-                     {"text_model.embeddings.position_ids", DType::kF64, {2}, numbers.data()},
-                     {"y", DType::kF32, {}, numbers.data(), {}, "BF16"}},
-                    {{"format", "pt"}});
-  return {file_bytes(path)};
-}
-
-std::vector<std::string> torch_seeds(const ScratchFolder& folder) {
-  const std::vector<float> numbers(64, 1.5f);
-  const std::string path = folder.path("seed.pt");
-  write_torch_file(path, {{"module.a", DType::kF32, {4, 4}, numbers.data()},
-                          {"b", DType::kF32, {}, numbers.data(), {}, "F16"}});
-  const auto view = dict_of(PickleBytes().tensor("FloatStorage", 6, 1, {2, 2}, {1, 2}));
-  return {file_bytes(path), file_bytes(write_torch_archive(folder, view))};
-}
-
-std::vector<std::string> shard_seeds(const ScratchFolder& folder) {
-  const std::vector<Member> members = {{"0.ppm", picture(7)},
-                                       {"0.txt", "a cat"},
-                                       {"1.ppm", picture(9)},
-                                       {"1.txt", "a dog"},
-                                       {std::string(150, 'n') + ".txt", "a long name"}};
-  return {file_bytes(write_tar(folder, "seed.tar", members))};
-}
-
-std::vector<std::string> json_vocabulary_seeds(const ScratchFolder&) {
-  return {Tokenizer::learn({"two lions", "two small lions"}, 530).to_json()};
-}
-
-std::vector<std::string> merge_list_seeds(const ScratchFolder&) {
-  return {"#version: 0.2\nt h\nth e</w>\na n</w>\n", "i n\ni n</w>\nt h\n"};
-}
-
-constexpr int64_t kPreprocessorSize = 224;  // that of a file which does not say
-
-std::vector<std::string> config_seeds(const ScratchFolder&) {
-  return {to_json(preset("tiny")), to_hugging_face_json(preset("tiny"), Towers::kBoth),
-          to_preprocessor_json(Preprocess(), kPreprocessorSize)};
-}
-
-void read_configuration(const std::string& path) {
-  const std::string text = file_bytes(path);
-  for (const auto& read : {config_from_json, config_from_hugging_face}) {
-    try {
-      read(text, path);
-    } catch (const Error&) {
-    }
-  }
-  preprocess_from_hugging_face(text, path, kPreprocessorSize);
-}
-
-std::vector<std::string> none(const ScratchFolder&) { return {}; }
-
-const std::map<std::string, Target>& targets() {
-  static const std::map<std::string, Target> table = {
-      {"safetensors", {".safetensors", read_all_weights, safetensors_seeds}},
-      {"torch", {".pt", read_all_weights, torch_seeds}},
-      {"tar", {".tar", read_shard, shard_seeds}},
-      {"tokenizer", {".json", read_vocabulary, json_vocabulary_seeds}},
-      {"merges", {".txt", read_vocabulary, merge_list_seeds}},
-      {"config", {".json", read_configuration, config_seeds}},
-      {"image", {".image", [](const std::string& path) { load_image(path); }, none}},
-  };
-  return table;
-}
 
 /// Inputs made from others by small damages.
 class Mutator {
@@ -215,7 +107,7 @@ class Mutator {
   Random random_;
 };
 
-int fuzz(const std::string& kind, const Target& target, double seconds, uint64_t seed,
+int fuzz(const std::string& kind, const FuzzTarget& target, double seconds, uint64_t seed,
          std::vector<std::string> seeds) {
   const ScratchFolder folder;
   for (const std::string& made : target.seeds(folder)) seeds.push_back(made);
@@ -256,7 +148,7 @@ int fuzz(const std::string& kind, const Target& target, double seconds, uint64_t
 }  // namespace clip
 
 int main(int argc, char** argv) {
-  const auto& targets = clip::targets();
+  const auto& targets = clip::fuzz_targets();
   if (argc < 4 || !targets.contains(argv[1])) {
     std::fprintf(stderr, "usage: fuzz_tool KIND SECONDS SEED [FILES]; kinds:");
     for (const auto& [kind, target] : targets) std::fprintf(stderr, " %s", kind.c_str());

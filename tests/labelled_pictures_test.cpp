@@ -232,7 +232,7 @@ TEST_F(LabelledPicturesTest, NumbersTooLargeToCountToAreNames) {
 
 TEST_F(LabelledPicturesTest, PicturesWithoutALabelAreNamed) {
   const auto refusal_of = [](const std::string& path) {
-    return error_of([&] { open_labelled_pictures(path, Split::kTest); });
+    return error_message([&] { open_labelled_pictures(path, Split::kTest); });
   };
   expect_contains(
       refusal_of(write_tar(

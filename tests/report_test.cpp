@@ -5,6 +5,7 @@
 
 #include "tests/app_process.h"
 #include "tests/app_samples.h"
+#include "tests/error_message.h"
 
 namespace clip {
 namespace {
@@ -122,7 +123,7 @@ TEST_F(Report, DrawsWhatHardlyChangesAsALevelLine) {
 }
 
 TEST_F(Report, NamesWhatCannotBeRead) {
-  const auto error = [&] { return error_of([&] { write_report(folder_.path("run")); }); };
+  const auto error = [&] { return error_message([&] { write_report(folder_.path("run")); }); };
   folder_.write("run/samples/captions.json", "{\"step\": 2");
   expect_contains(error(), "run/report.html: ");
   folder_.write("run/samples/captions.json", R"({"step": 2, "pictures": []})");
