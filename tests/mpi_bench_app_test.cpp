@@ -43,8 +43,9 @@ TEST_F(MpiBenchApp, TellsOnceOfThePairsOfAllRanks) {
 TEST_F(MpiBenchApp, TimesTowersInOneProcessOnly) {
   const AppResult result = bench("--infer");
   EXPECT_EQ(result.status, 2);
-  EXPECT_NE(result.err.find("bench: rank 0: --infer and --scale are for one process, got 2 ranks"),
-            std::string::npos)
+  EXPECT_NE(
+      result.err.find("bench: rank 0: --infer, --ops and --scale are for one process, got 2 ranks"),
+      std::string::npos)
       << result.err;
 }
 
