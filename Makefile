@@ -19,10 +19,10 @@ MPI :=#          no: leave MPI out, although there is mpicxx
 CUDA_ARCHS := 80 90# compute capabilities to compile for; of the last one PTX too
 JPEG :=#         stb: leave libjpeg-turbo out, although it is there
 SIM :=#          1: with the simulated GPU; address or thread: its kernels watched by that sanitizer
-SIM_KINDS := 1#  kinds of simulated GPU that make test runs; all: SIM_KINDS='1 address thread'
+SIM_KINDS := 1 address thread# kinds of simulated GPU that make test runs: plain, and under each sanitizer
 TEST_TIMEOUT :=# seconds a test program may take
 FILTER :=#       GoogleTest filter, e.g. make test FILTER='Gelu*'
-TESTS :=#        test programs to run, e.g. make test TESTS='gelu_test types_test'
+TESTS :=#        test programs to run, e.g. make test TESTS='clip_test gelu_kernel_test'
 V :=#            anything: print whole commands
 
 ifeq ($(MAKELEVEL),0)
@@ -145,7 +145,7 @@ compile_kernel = $(nvcc) -std=c++20 -O3 -ccbin $(CXX) $(architectures) --expt-re
 
 ENGINE_LIBS := -ldnnl
 CUDA_LIBS = -L$(cuda_home)/lib64 -lcublasLt $(if $(has_nccl),-lnccl) -lcudart_static -ldl -lrt -lpthread -Wl,-rpath,$(cuda_home)/lib64
-CLIP_LIBS := -lboost_program_options -larchive -lstb $(if $(filter turbo,$(jpeg)),-ljpeg) -lfreetype -licuuc $(MPI_LIBS)
+CLIP_LIBS := -lboost_program_options -larchive -llbfgs -lstb $(if $(filter turbo,$(jpeg)),-ljpeg) -lfreetype -licuuc $(MPI_LIBS)
 TEST_LIBS := -lgtest_main -lgtest -lpthread# gtest_main serves only programs without a main()
 
 # ---- Files that are made ------------------------------------------------------------------------
@@ -259,11 +259,11 @@ $(call say,LINK,$@)
 @mkdir -p $(@D)
 $(Q)$(link) $(firstword $(sim_sanitize)) -o $@ $(filter %.o %.a,$^) -L$(B)/lib -lclip_cpu -Wl,-rpath,'$$ORIGIN/$(if $(SIM),../)../lib' $(1)
 endef
+# bench times the very cases that the tests check.
+$(P)/apps/bench: $(B)/obj/test/tests/op_cases.o
 $(apps): $(P)/apps/%: $(B)/obj/clip/apps/%.o $(app_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS))
-$(sort $(tests) $(gpu_tests)): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
-	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
-$(benches) $(tools): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
+$(sort $(tests) $(gpu_tests)) $(benches) $(tools): $(P)/tests/%: $(B)/obj/test/tests/%.o $(test_archives) $(libraries) $(P)/links
 	$(call link_program,$(CLIP_LIBS) $(TEST_LIBS))
 
 # libFuzzer has the main().
@@ -296,7 +296,7 @@ quoted = '$(subst ','\'',$(1))'
 
 # ---- What the machine has -----------------------------------------------------------------------
 REQUIRED_HEADERS := oneDNN=dnnl.hpp Boost.Program_options=boost/program_options.hpp stb_image=stb/stb_image.h \
-  nlohmann-json=nlohmann/json.hpp libarchive=archive.h ICU=unicode/uchar.h FreeType=ft2build.h
+  nlohmann-json=nlohmann/json.hpp libarchive=archive.h libLBFGS=lbfgs.h ICU=unicode/uchar.h FreeType=ft2build.h
 has_header = printf '\#if !__has_include(<%s>)\n\#error\n\#endif\n' $(1) | $(CXX) $(CPPFLAGS) -E -x c++ -o /dev/null - 2>/dev/null
 onednn_version = printf '\#include <dnnl_version.h>\nDNNL_VERSION_MAJOR.DNNL_VERSION_MINOR' | $(CXX) -E -P -x c++ - 2>/dev/null | tail -n 1 | tr -d ' '
 
@@ -318,7 +318,7 @@ fc-list 2>/dev/null | grep -q NotoColorEmoji || [[ -e /usr/share/fonts/truetype/
 row kernels '$(if $(wide),x86-64-v3 and x86-64-v4 (AVX-512)$(comma) chosen when a program starts,one set)'; \
 row MPI '$(or $(mpicxx),$(if $(filter no,$(MPI))$(SANITIZE),left out,not found)$(comma) so programs run as one process)'; \
 row nvcc '$(or $(nvcc),$(if $(filter no,$(CUDA)),left out (CUDA=no),not found)$(comma) so neither GPU nor its simulator)'; \
-row NCCL '$(or $(nccl),not found$(comma) so ranks have no GPUs)'; \
+row NCCL '$(or $(nccl),$(if $(filter no,$(CUDA)),left out (CUDA=no),not found)$(comma) so ranks have no GPUs)'; \
 [[ -z $$missing ]] || { echo "make:$$missing not found; make deps installs what is missing" >&2; exit 1; }
 endef
 $(B)/found: $(B)/flags Makefile
@@ -336,21 +336,23 @@ endif
 test_environment += FILTER=$(call quoted,$(FILTER)) TEST_TIMEOUT=$(or $(TEST_TIMEOUT),$(if $(SANITIZE),900,300))
 chosen_tests := $(if $(TESTS),$(patsubst %,$(P)/tests/%,$(TESTS)),$(tests) $(call only_for,$(SIM),$(cudasim_tests)))
 
-# The simulator suite joins the ordinary one: the kernels on the simulated GPU, and where SIM_KINDS
-# says so watched by each sanitizer (only they are instrumented, so the rest is not compiled again). The planted
-# faults run where they are seen; those of the simulator's own reports need no second time.
+# The simulator suite joins the ordinary one: the kernels on the simulated GPU, plain and watched by
+# each sanitizer (only they are instrumented, so the rest is not compiled again). The planted faults
+# run where they are seen; those of the simulator's own reports need no second time.
 sim_kinds := $(if $(and $(cuda_home),$(if $(TESTS)$(SIM)$(SANITIZE),,yes)),$(SIM_KINDS))
 only_for = $(filter-out $(call not_for_$(1)),$(2))
 not_for_1 := %/address_faults_test %/race_faults_test
-not_for_address := %/race_faults_test
-# ThreadSanitizer slows kernels down twentyfold, so it gets one test for each kernel.
-not_for_thread := %/address_faults_test %/faults_test %/missing_waits_test \
+# cuda_ranks_test has no kernels of its own, and its ranks are slow.
+not_for_address := %/race_faults_test %/cuda_ranks_test
+# ThreadSanitizer slows kernels down twentyfold, so it gets one test for each kernel. In
+# cudasim_nccl_test it sees the planted race before the test can.
+not_for_thread := %/address_faults_test %/faults_test %/missing_waits_test %/cudasim_nccl_test \
   %/cuda_attention_test %/cuda_parity_test %/cuda_ranks_test %/cuda_token_kernels_test
 # OpenMP loops of libclip_cpu.so look like races there; they are not what is watched.
 test_environment += TSAN_OPTIONS="$$TSAN_OPTIONS ignore_noninstrumented_modules=1"
 sim_suite = $(call only_for,$(1),$(patsubst tests/%,$(B)/$(2)/tests/%,$(basename \
   $(GPU_TEST_SOURCES) $(SIM_TEST_SOURCES) $(CUDASIM_TEST_SOURCES))))
-sim_suites := $(foreach kind,$(sim_kinds),$(call sim_suite,$(kind),$(if $(filter 1,$(kind)),sim,sim-$(kind))))
+sim_suites = $(foreach kind,$(sim_kinds),$(call sim_suite,$(kind),$(if $(filter 1,$(kind)),sim,sim-$(kind))))
 build_sim_suites = $(foreach kind,$(sim_kinds),$(MAKE) --no-print-directory SIM=$(kind) sim-tests &&) true
 sim-tests: $(call sim_suite,$(SIM),$(notdir $(P))) $(P)/apps/train
 
@@ -358,7 +360,8 @@ test: all $(chosen_tests)
 	@+$(build_sim_suites)
 	@$(test_environment) tests/run_tests.sh $(chosen_tests) $(sim_suites)
 
-# Without the suites whose name starts with Slow.
+# Without the suites whose name starts with Slow, and without sanitizers.
+test-fast: private sim_kinds := $(filter 1,$(sim_kinds))
 test-fast: all $(chosen_tests)
 	@+$(build_sim_suites)
 	@$(test_environment) SKIP_SLOW=1 tests/run_tests.sh $(chosen_tests) $(sim_suites)
@@ -385,10 +388,10 @@ gpu-check:
 # torch, open_clip and transformers. Several GB of disk in EXACT_FOLDER, a few minutes each.
 EXACT_MODELS := RN50 RN101 RN50x4 RN50x16 RN50x64 ViT-B-32 ViT-B-16 ViT-L-14 ViT-L-14-336 hugging-face-B-32 H-14-two-layers
 EXACT_FOLDER = $(B)/exact
-BENCH_PYTHON := python3
+BENCH_PYTHON :=# a Python with what we compare with
 test-exact: $(P)/tests/exact_features_tool
 	@for model in $(EXACT_MODELS); do folder=$(EXACT_FOLDER)/$$model; rm -rf $$folder; \
-	  $(BENCH_PYTHON) tests/reference/make_weights_reference.py --exact $$model $$folder >/dev/null && \
+	  $(or $(BENCH_PYTHON),python3) tests/reference/make_weights_reference.py --exact $$model $$folder >/dev/null && \
 	  $< $$model $$folder/model* $$folder/features.json || exit 1; \
 	  rm -rf $$folder; done
 
@@ -420,8 +423,18 @@ fuzz: $(P)/tests/fuzz_tool
 	  ../tests/fuzz_tool $(kind) $(FUZZ_SECONDS) $(FUZZ_SEED) $(abspath $(fuzz_seeds_$(kind))) &&) true
 endif
 
+# Our figures and their ratio to the floor; with BENCH_PYTHON the peers' in turn with ours.
+bench_step = echo; echo "$(1) in $$precision"; $(P)/apps/bench --step $(1) --precision $$precision --device cpu --steps 5 --profile || exit 1;
 bench: all $(benches)
-	@for program in $(benches); do echo "$$program"; $$program || exit 1; done
+	@for precision in fp32 bf16; do \
+	  echo; echo "Ops in $$precision"; $(P)/apps/bench --ops --precision $$precision --device cpu --steps 9 || exit 1; \
+	  $(call bench_step,emoji --batch-size 128 --text-length 9) \
+	  $(call bench_step,tiny --batch-size 256 --text-length 12) \
+	  $(call bench_step,ViT-B-32 --batch-size 32 --text-length 16) \
+	  echo; $(P)/apps/bench --infer ViT-B-32 --batch-size 32 --text-length 16 --precision $$precision --device cpu --steps 5 || exit 1; \
+	done
+	@for program in $(benches); do echo; echo "$$program"; $$program || exit 1; done
+	@$(if $(BENCH_PYTHON),echo; $(BENCH_PYTHON) tests/peers/compare.py $(P),echo 'BENCH_PYTHON=a Python with torch, open_clip, openvino: the peers beside us')
 
 # Registers, spills and shared memory of each kernel, as counted when they were compiled.
 cuda-report: $(kernel_library)
@@ -449,7 +462,7 @@ clean:
 
 # ---- Packages -----------------------------------------------------------------------------------
 PACKAGES := g++ make pkg-config libdnnl-dev libboost-program-options-dev libstb-dev libjpeg62-turbo-dev nlohmann-json3-dev \
-  libarchive-dev libicu-dev libfreetype-dev fonts-noto-color-emoji libopenmpi-dev openmpi-bin libgtest-dev clang-format clang-tidy
+  libarchive-dev liblbfgs-dev libicu-dev libfreetype-dev fonts-noto-color-emoji libopenmpi-dev openmpi-bin libgtest-dev clang-format clang-tidy
 
 # CLIP's merges; the wheel of open_clip_torch has OpenAI's file in it.
 MERGES := data/bpe_simple_vocab_16e6.txt.gz
@@ -482,15 +495,15 @@ help:
 	  'make deps          install the Debian packages that are missing, fetch the merges of CLIP' \
 	  'make found         what this machine has of what the build can use' \
 	  'make test          all tests; the last line is the sum. FILTER=... TESTS=...' \
-	  'make test-fast     without the suites whose name starts with Slow' \
+	  'make test-fast     without sanitizers and the suites whose name starts with Slow' \
 	  'make test-v3       all tests with the kernels that machines without AVX-512 run' \
-	  'make bench         the measurements, tests/*_bench.cpp' \
+	  'make fuzz          damaged files of every kind, FUZZ_SECONDS=60 each, under the sanitizers; led by coverage' \
+	  '                   where clang++ has libFuzzer' \
+	  'make test-exact    features of models of real size against the libraries that made their files;' \
+	  '                   BENCH_PYTHON=a Python with torch, open_clip, transformers' \
+	  'make bench         our speed beside the floor; with BENCH_PYTHON=... beside the peers, too' \
 	  'make gpu-tests     the tests of a GPU alone; gpu-check: all that a GPU can be asked, with speeds' \
 	  'make cuda-report   registers, spills and memory of each GPU kernel' \
-  'make fuzz          damaged files of every kind, FUZZ_SECONDS=60 each, under the sanitizers; led by coverage' \
-  '                   where clang++ has libFuzzer' \
-  'make test-exact    features of models of real size against the libraries that made their files;' \
-  '                   BENCH_PYTHON=a Python with torch, open_clip, transformers' \
 	  'make check-layers  include directions, op cases, macros' \
 	  'make format        clang-format; make format-check only looks' \
 	  'make tidy          clang-tidy' \
@@ -499,10 +512,10 @@ help:
 	  'SANITIZE=address,undefined or SANITIZE=thread: a build in build/<that>/ with its own tests' \
 	  'OPTIMIZE=-O1, CXXFLAGS=..., CXX=..., V=1 (whole commands): any change of flags rebuilds' \
 	  'MPI=no: without MPI, so programs run as one process' \
+	  'CUDA=no: without GPU kernels; CUDA_ARCHS="80 90": which GPUs they are compiled for' \
 	  'JPEG=stb: JPEG by stb_image, although there is libjpeg-turbo' \
-  'CUDA=no: without GPU kernels; CUDA_ARCHS="80 90": which GPUs they are compiled for' \
 	  'SIM=1: programs and tests with a simulated GPU, in build/sim/; SIM=address, SIM=thread: its' \
-	  "  kernels watched by a sanitizer. make test runs SIM=1; all three: SIM_KINDS='1 address thread'" \
+	  "  kernels watched by a sanitizer. make test runs all three; SIM_KINDS=1: the plain one alone" \
 	  '' \
 	  'Kernels: a program takes the AVX-512 ones where the machine has it. To run the others:' \
 	  '  $(plain_kernels) ./apps/<name>' \

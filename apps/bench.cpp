@@ -1,10 +1,15 @@
 // How fast this machine trains and runs a model: seconds, samples, and the share of its peak.
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "apps/common/bench_ops.h"
 #include "apps/common/bench_runs.h"
 #include "apps/common/bench_scale.h"
+#include "apps/common/option_values.h"
 #include "apps/common/ranks.h"
 #include "apps/common/training_run.h"
 #include "models/flop.h"
@@ -20,13 +25,16 @@ constexpr const char* kUsage =
     "\n"
     "FLOP are those a step needs: captions without padding, the last block of each tower at one "
     "row;\n"
-    "what is recomputed never counts. MFU is their share of the peak of dense BF16 products, known "
+    "what is recomputed never counts. MFU is their share of the peak: of dense BF16 products as "
+    "known "
     "for\n"
-    "A100, H100 and H200; --peak-tflops names another.\n"
+    "A100, H100 and H200, of large products as measured here on a CPU; --peak-tflops names "
+    "another.\n"
     "\n"
     "  ./apps/bench --step ViT-B-32 --batch-size 256 --text-length 20 --device cuda --json\n"
     "  mpirun -np 8 ./apps/bench --step ViT-B-32 --batch-size 256 --device cuda\n"
     "  ./apps/bench --infer ViT-L-14 --batch-size 32\n"
+    "  ./apps/bench --ops\n"
     "  ./apps/bench --scale ViT-L-14 --batch-size 256 --precision bf16 --tflops 300 --ranks 8,64\n";
 
 po::options_description option_list() {
@@ -40,57 +48,55 @@ po::options_description option_list() {
     ("help", "print this and exit")
     ("step", text(""), "MODEL: time whole training steps, with the copy of the batch to the device")
     ("infer", text(""), "MODEL: time its towers, and one picture from host to feature")
+    ("ops", po::value<std::string>()->implicit_value("")->value_name("[=NAME]"),
+     "time every op, or those whose names begin so, forward and backward, at the shapes of a training step")
     ("scale", text(""), "MODEL: seconds and bytes of a step on many ranks, computed from its shapes")
     ("batch-size", number(32), "pairs of a step on each rank, with --scale of a micro-batch; pictures and captions at once")
     ("text-length", number(20), "tokens of every caption, start and end included")
-    ("precision", text("fp32"), "fp32, bf16, or auto: bf16 where the device has instructions for it")
-    ("device", text("auto"), "auto, cpu or cuda[:i]")
     ("steps", number(10), "runs that are timed; the median counts")
     ("warmup", number(3), "runs before them")
-    ("peak-tflops", po::value<double>()->default_value(0), "TFLOP/s that are 100 % MFU; 0: by the device's name")
+    ("peak-tflops", po::value<double>()->default_value(0), "TFLOP/s that are 100 % MFU; 0: by the GPU's name, measured on a CPU")
     ("profile", po::bool_switch(), "with --step: also where the time goes, by kind of op. Measured in steps of their "
                                    "own, which waiting for the device after each op slows")
     ("json", po::bool_switch(), "print one JSON object as the last line");
   // clang-format on
+  add_device_options(options);
   return options.add(scale_option_list());
 }
 
-enum class Bench { kStep, kInfer, kScale };
+enum class Bench { kStep, kInfer, kOps, kScale };
 
 struct BenchOptions {
-  std::string model;
+  std::string model;  ///< of kOps what the names of the ops begin with
   Bench what = Bench::kStep;
   int64_t batch_size = 0, text_length = 0, steps = 0, warmup = 0;
-  double peak = 0;  ///< FLOP/s; 0: by the device's name
+  double peak = 0;  ///< FLOP/s; 0: by the device's name, or measured
   bool profile = false, as_json = false;
 };
 
 BenchOptions chosen_options(const po::variables_map& values) {
-  const auto number = [&](const char* name, int64_t least) {
-    const auto value = values[name].as<int64_t>();
-    if (value < least || value > 1'000'000)
-      throw UsageError(concat("--", name, " must be from ", least, " to 1000000, got ", value));
-    return value;
-  };
+  constexpr int64_t kMost = 1'000'000;
   BenchOptions options;
-  for (const auto& [name, what] :
-       {std::pair{"step", Bench::kStep}, {"infer", Bench::kInfer}, {"scale", Bench::kScale}}) {
-    const auto& model = values[name].as<std::string>();
-    if (model.empty()) continue;
-    if (!options.model.empty())
-      throw UsageError("only one of --step, --infer and --scale can be asked for");
-    options.model = model;
+  int64_t asked = 0;
+  for (const auto& [name, what] : {std::pair{"step", Bench::kStep},
+                                   {"infer", Bench::kInfer},
+                                   {"ops", Bench::kOps},
+                                   {"scale", Bench::kScale}}) {
+    if (values.count(name) == 0 || (what != Bench::kOps && values[name].as<std::string>().empty()))
+      continue;
+    options.model = values[name].as<std::string>();
     options.what = what;
+    ++asked;
   }
-  if (options.model.empty())
-    throw UsageError("one of --step MODEL, --infer MODEL and --scale MODEL is needed");
-  options.batch_size = number("batch-size", 1);
-  options.text_length = number("text-length", 2);
-  options.steps = number("steps", 1);
-  options.warmup = number("warmup", 0);
-  options.peak = values["peak-tflops"].as<double>() * 1e12;
-  if (!(options.peak >= 0))
-    throw UsageError(concat("--peak-tflops must be at least 0, got ", options.peak / 1e12));
+  if (asked > 1)
+    throw UsageError("only one of --step, --infer, --ops and --scale can be asked for");
+  if (asked == 0)
+    throw UsageError("one of --step MODEL, --infer MODEL, --ops and --scale MODEL is needed");
+  options.batch_size = at_least(1, values, "batch-size", kMost);
+  options.text_length = at_least(2, values, "text-length", kMost);
+  options.steps = at_least(1, values, "steps", kMost);
+  options.warmup = at_least(0, values, "warmup", kMost);
+  options.peak = 1e12 * within(0, 1e9, values, "peak-tflops");
   options.profile = values["profile"].as<bool>();
   if (options.profile && options.what != Bench::kStep)
     throw UsageError("--profile goes with --step");
@@ -104,7 +110,8 @@ void report_flop(double flop_per_s, double peak, json& result) {
   result["tflop_per_s"] = flop_per_s / 1e12;
   result["mfu"] = nullptr;
   if (peak > 0) {
-    say("  MFU %.1f %% of %.4g TFLOP/s", 100 * flop_per_s / peak, peak / 1e12);
+    say("  MFU %.1f %% of %.4g TFLOP/s, %.2f times the floor", 100 * flop_per_s / peak, peak / 1e12,
+        peak / flop_per_s);
     result["mfu"] = flop_per_s / peak;
     result["peak_tflop_per_s"] = peak / 1e12;
   }
@@ -198,56 +205,53 @@ void bench_infer(const BenchOptions& options, const ClipModel& model, const Host
   result["image_latency_s"] = one.median;
 }
 
+/// throws UsageError if the captions asked for do not fit into it
+ClipConfig chosen_model(const BenchOptions& options) {
+  ClipConfig config = preset_or_file(options.model);
+  if (options.what == Bench::kScale) check_countable(config);
+  if (options.text_length > config.text.context_length)
+    throw UsageError(concat("--text-length must be at most ", config.text.context_length,
+                            ", the context of ", options.model, ", got ", options.text_length));
+  return config;
+}
+
+bool needs_device(const BenchOptions& options, const ScaleOptions& scale) {
+  return options.what != Bench::kScale || scale.machines.flop_per_s == 0;
+}
+
+/// The most that this process ever held.
+int64_t peak_memory_bytes() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return int64_t{1024} * usage.ru_maxrss;
+}
+
 int64_t parameter_count(const ClipConfig& config) {
   ParameterList list;
   Clip(config).collect(list);
   return list.count();
 }
 
-void bench(int argc, const char* const* argv, Ranks& ranks) {
-  const auto values = parse_options(argc, argv, option_list(), kUsage);
-  BenchOptions options = chosen_options(values);
+/// Runs a model, or with --scale only computes what it would take if its speed is given.
+void bench_model(BenchOptions options, ScaleOptions scale, const ClipConfig& config,
+                 Backend& backend, DType dtype, Ranks& ranks, json& result) {
   Communicator& comm = ranks.comm();
-  if (options.what != Bench::kStep && comm.size() > 1)
-    throw UsageError(
-        concat("--infer and --scale are for one process, got ", comm.size(), " ranks"));
-  ScaleOptions scale = chosen_scale(values);
-  const po::options_description scale_only = scale_option_list();
-  for (const auto& option : scale_only.options())
-    if (options.what != Bench::kScale && !values[option->long_name()].defaulted())
-      throw UsageError(concat("--", option->long_name(), " goes with --scale"));
-  const ClipConfig config = preset_or_file(options.model);
-  if (options.what == Bench::kScale) check_countable(config);
-  if (options.text_length > config.text.context_length)
-    throw UsageError(concat("--text-length must be at most ", config.text.context_length,
-                            ", the context of ", options.model, ", got ", options.text_length));
-  const ChosenDevice device = choose_device(values["device"].as<std::string>(), comm.local_rank());
-  if (!device.note.empty() && ranks.first()) std::cerr << "device " << device.note << '\n';
-  Backend& backend = *device.backend;
-  if (options.peak == 0) options.peak = known_peak(backend.name());
-
-  const DType dtype = choose_precision(values["precision"].as<std::string>(), backend);
-  const std::string precision = precision_name(dtype);
-  const bool measured = options.what != Bench::kScale || scale.machines.flop_per_s == 0;
-  std::cout << "model       " << options.model << ", " << precision << ", "
+  std::cout << "model       " << options.model << ", " << precision_name(dtype) << ", "
             << parameter_count(config) << " parameters\nbatch       " << options.batch_size
             << " pairs, captions of " << options.text_length << " tokens\n";
-  json result = {{"model", options.model},
-                 {"precision", precision},
+  result.update({{"model", options.model},
                  {"batch_size", options.batch_size},
-                 {"text_length", options.text_length}};
-  if (measured) {
-    result.update({{"device_name", backend.name()},
-                   {"steps", options.steps},
-                   {"warmup", options.warmup},
-                   {"profile", options.profile},
-                   {"ranks", comm.size()}});
+                 {"text_length", options.text_length}});
+  if (needs_device(options, scale)) {
+    result.update({{"profile", options.profile}, {"ranks", comm.size()}});
     ranks.meet(result);
     result["device"] = concat(backend.device());
     const auto gpu_comm = join_gpus(comm, backend);
+    if (options.peak == 0) options.peak = known_peak(backend.name());
+    if (options.peak == 0 && backend.device().kind == Device::Kind::kCpu)
+      options.peak = measure_peak(backend, dtype).flop_per_s;
     ClipModel model(config, backend, dtype);
     initialize(model.parameters, config, 1);
-    std::cout << "device      " << backend.device() << ", " << backend.name() << '\n';
     if (comm.size() > 1) std::cout << "ranks       " << describe_ranks(comm) << '\n';
     const HostBatch batch = made_up_batch(config, options.batch_size, options.text_length);
     if (options.what == Bench::kInfer)
@@ -255,12 +259,47 @@ void bench(int argc, const char* const* argv, Ranks& ranks) {
     else
       scale.machines.flop_per_s =
           bench_step(options, model, batch, gpu_comm != nullptr ? *gpu_comm : comm, result);
+    result["peak_memory_bytes"] = peak_memory_bytes();
   }
   if (options.what == Bench::kScale)
     report_scale(
         config,
         {.batch_size = options.batch_size, .text_length = options.text_length, .precision = dtype},
         scale, result);
+}
+
+void bench(int argc, const char* const* argv, Ranks& ranks) {
+  const auto values = parse_options(argc, argv, option_list(), kUsage);
+  const BenchOptions options = chosen_options(values);
+  Communicator& comm = ranks.comm();
+  if (options.what != Bench::kStep && comm.size() > 1)
+    throw UsageError(
+        concat("--infer, --ops and --scale are for one process, got ", comm.size(), " ranks"));
+  const ScaleOptions scale = chosen_scale(values);
+  const po::options_description scale_only = scale_option_list();
+  for (const auto& option : scale_only.options())
+    if (options.what != Bench::kScale && !values[option->long_name()].defaulted())
+      throw UsageError(concat("--", option->long_name(), " goes with --scale"));
+  std::optional<ClipConfig> config;
+  if (options.what != Bench::kOps) config = chosen_model(options);
+  const std::string chosen_precision = values["precision"].as<std::string>();
+  // What is computed on paper needs no device, but to ask what it is fast in.
+  const bool on_paper = !needs_device(options, scale) && chosen_precision != "auto";
+  const ChosenDevice device =
+      choose_device(on_paper ? "cpu" : values["device"].as<std::string>(), comm.local_rank());
+  if (ranks.first()) device.print_note();
+  Backend& backend = *device.backend;
+  const DType dtype = choose_precision(chosen_precision, backend);
+  json result = {{"precision", precision_name(dtype)}};
+  if (needs_device(options, scale)) {
+    std::cout << "device      " << backend.device() << ", " << backend.name() << '\n';
+    result.update(
+        {{"device_name", backend.name()}, {"steps", options.steps}, {"warmup", options.warmup}});
+  }
+  if (options.what == Bench::kOps)
+    bench_ops(options.model, backend, dtype, options.warmup, options.steps, result);
+  else
+    bench_model(options, scale, *config, backend, dtype, ranks, result);
   if (options.as_json) std::cout << result.dump() << '\n';
 }
 

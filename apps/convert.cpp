@@ -1,6 +1,5 @@
 // A model in the files of another library.
 #include <iostream>
-#include <map>
 
 #include "apps/common/model_options.h"
 #include "apps/common/program.h"
@@ -13,7 +12,7 @@ namespace {
 
 namespace po = boost::program_options;
 
-const char* kUsage =
+constexpr const char* kUsage =
     "Writes a model as open_clip, Hugging Face or OpenAI's code reads it.\n"
     "Usage: ./apps/convert MODEL --to open_clip|huggingface|openai --out FOLDER\n"
     "  open_clip    open_clip_config.json and open_clip_model.safetensors, for "
@@ -33,9 +32,7 @@ po::options_description option_list() {
   };
   po::options_description options("Options");
   // clang-format off
-  options.add_options()
-    ("help", "print this and exit")
-    ("checkpoint", text(), kModelPathHelp)
+  add_first_options(options)
     ("to", text(), "open_clip, huggingface or openai")
     ("out", text(), "folder to write")
     ("dtype", text("fp32"), "fp32, fp16 or bf16: what the numbers are stored as")
@@ -49,18 +46,6 @@ po::options_description option_list() {
   // clang-format on
   add_model_options(options);
   return options;
-}
-
-/// The value of an option with few values.
-template <class T>
-T one_of(const po::variables_map& values, const char* option,
-         const std::map<std::string, T>& known) {
-  const std::string given = values[option].as<std::string>();
-  const auto found = known.find(given);
-  if (found != known.end()) return found->second;
-  std::string names;
-  for (const auto& [name, value] : known) names += (names.empty() ? "" : ", ") + name;
-  throw UsageError(concat("--", option, " must be one of ", names, ", got '", given, "'"));
 }
 
 ExportOptions export_options(const po::variables_map& values) {
@@ -81,10 +66,7 @@ ExportOptions export_options(const po::variables_map& values) {
 }
 
 int64_t size_or(const po::variables_map& values, const char* option, int64_t own) {
-  if (values.count(option) == 0) return own;
-  const int64_t size = values[option].as<int64_t>();
-  if (size < 1) throw UsageError(concat("--", option, " must be at least 1, got ", size));
-  return size;
+  return values.count(option) == 0 ? own : at_least(1, values, option);
 }
 
 void convert(int argc, const char* const* argv) {

@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 namespace po = boost::program_options;
 using NextItem = EmbeddingStream::NextItem;
 
-const char* kUsage =
+constexpr const char* kUsage =
     "Writes the features of pictures or of texts to a NumPy file: float32 [count, E], rows of "
     "unit\n"
     "length in the order of the input. Beside F.npy, F.txt has the path of each row of pictures.\n"
@@ -34,9 +34,7 @@ po::options_description option_list() {
   const auto number = [](int64_t value) { return po::value<int64_t>()->default_value(value); };
   po::options_description options("Options");
   // clang-format off
-  options.add_options()
-    ("help", "print this and exit")
-    ("checkpoint", text(), kModelPathHelp)
+  add_first_options(options)
     ("images", text(), "a folder (all pictures below it, sorted), a file with a path a line, or - for standard input")
     ("texts", text(), "a file with a text a line, or - for standard input; a blank line is a text too")
     ("out", text(), "the .npy file to write")
@@ -45,11 +43,9 @@ po::options_description option_list() {
     ("raw", po::bool_switch(), "features as the projection gives them, not of unit length")
     ("json", po::bool_switch(), "print what was done and how fast as JSON, on standard output")
     ("batch-size", number(32), "rows that the tower takes at once")
-    ("workers", number(2), "threads that read pictures ahead; 0: none")
-    ("precision", po::value<std::string>()->default_value("fp32"), "fp32, bf16 or auto (bf16 where the device has "
-                                                                   "instructions for it)")
-    ("device", po::value<std::string>()->default_value("auto"), "auto, cpu or cuda[:i]");
+    ("workers", number(2), "threads that read pictures ahead; 0: none");
   // clang-format on
+  add_device_options(options);
   add_model_options(options);
   return options;
 }
@@ -62,13 +58,6 @@ struct Request {
   EmbeddingOptions embedding;
   ModelOptions model;
 };
-
-int64_t at_least(int64_t least, const po::variables_map& values, const std::string& option) {
-  const int64_t value = values[option].as<int64_t>();
-  if (value < least)
-    throw UsageError(concat("--", option, " must be at least ", least, ", got ", value));
-  return value;
-}
 
 void check_output(const std::string& path, const std::string& input, bool overwrite) {
   std::error_code ignored;
@@ -92,9 +81,10 @@ Request parse(int argc, const char* const* argv) {
                   .json = values["json"].as<bool>(),
                   .embedding = {.batch_size = at_least(1, values, "batch-size"),
                                 .workers = at_least(0, values, "workers"),
-                                .raw = values["raw"].as<bool>()},
+                                .form = values["raw"].as<bool>() ? FeatureForm::kProjected
+                                                                 : FeatureForm::kUnitLength},
                   .model = ModelOptions(values)};
-  if (request.checkpoint.empty()) throw UsageError("--checkpoint FOLDER is needed");
+  if (request.checkpoint.empty()) throw UsageError("--checkpoint MODEL is needed");
   if (request.images.empty() == request.texts.empty())
     throw UsageError("give either --images LIST or --texts FILE");
   if (!request.out.ends_with(".npy") || fs::path(request.out).stem().empty())
@@ -160,7 +150,7 @@ Result embed(Request& request) {
   const bool pictures = !request.images.empty();
   NextItem next_item = pictures ? paths_of(request.images) : lines_of(request.texts);
   const ChosenDevice device = choose_device(request.device);
-  if (!device.note.empty()) std::cerr << "device " << device.note << '\n';
+  device.print_note();
   const LoadedModel loaded = load_model(request.checkpoint, request.model, *device.backend,
                                         choose_precision(request.precision, *device.backend),
                                         pictures ? Words::kIfThere : Words::kNeeded);

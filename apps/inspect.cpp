@@ -15,7 +15,7 @@ namespace {
 namespace po = boost::program_options;
 using json = nlohmann::ordered_json;
 
-const char* kUsage =
+constexpr const char* kUsage =
     "Tells what a model's files hold: architecture, activation, parameters, tensors, and what is "
     "missing or left over.\n"
     "Usage: ./apps/inspect MODEL [--tensors] [--json]\n"
@@ -25,9 +25,7 @@ const char* kUsage =
 po::options_description option_list() {
   po::options_description options("Options");
   // clang-format off
-  options.add_options()
-    ("help", "print this and exit")
-    ("checkpoint", po::value<std::string>()->default_value(""), kModelPathHelp)
+  add_first_options(options)
     ("tensors", po::bool_switch(), "every tensor with its shape, mean and standard deviation")
     ("json", po::bool_switch(), "print JSON");
   // clang-format on

@@ -8,11 +8,10 @@ namespace {
 
 constexpr double kMomentum = 0.1;  // PyTorch's default, which all of CLIP has
 
-/// all [W, ...] of every rank's `mine`, in rank order.
-Tensor gathered(const Tensor& mine, Communicator& comm) {
-  const Tensor parts = mine.reshape({1, mine.size(0), mine.size(1)});
-  Tensor all = Tensor::empty(mine.backend(), parts.shape().with_first(comm.size()), mine.dtype());
-  comm.all_gather(all, parts);
+/// [W, 2, C] of every rank's numbers [2, C]. In backward, wait() is also for the gradients' sums that
+/// GradientReducer has under way: a ResNet hides them only as far as its next BatchNorm.
+Tensor of_all_ranks(const Tensor& mine, Communicator& comm) {
+  const Tensor all = gathered(mine.reshape({1, 2, mine.width()}), comm);
   comm.wait();
   return all;
 }
@@ -41,16 +40,16 @@ Tensor statistics_of(const Tensor& x, const RunningStatistics& running, const Ba
   if (mode.running == BatchNormMode::Running::kMoved) moved = running;
   Tensor moments = Tensor::like(statistics);
   backend.column_moments(moments, x);
-  backend.batch_norm_statistics(statistics, moved, gathered(moments, *mode.comm), x.rows(), eps,
+  backend.batch_norm_statistics(statistics, moved, of_all_ranks(moments, *mode.comm), x.rows(), eps,
                                 kMomentum);
   return statistics;
 }
 
 /// The sums [2, C] over all ranks, added in rank order.
 Tensor sum_over_ranks(const Tensor& sums, Communicator& comm) {
-  const int64_t numbers = sums.numel();
+  if (comm.size() == 1) return sums;
   Tensor total = Tensor::like(sums);
-  total.backend().column_sums(total, gathered(sums, comm).reshape({comm.size(), numbers}),
+  total.backend().column_sums(total, of_all_ranks(sums, comm).reshape({comm.size(), sums.numel()}),
                               Accumulate::kNo);
   return total;
 }
@@ -104,16 +103,11 @@ Variable scale_columns(const Variable& x, const Variable& scale) {
   CLIP_CHECK(scale.shape() == Shape{x.width()}, "[scale_columns] scale must be [", x.width(),
              "], got ", scale.shape());
   Backend& backend = x.backend();
-  const int64_t width = x.width();
-  // Mean 0 and deviation 1: what is left of a BatchNorm is its weight.
-  std::vector<float> mean_and_rstd(static_cast<size_t>(2 * width), 0.0f);
-  std::fill(mean_and_rstd.begin() + width, mean_and_rstd.end(), 1.0f);
-  Tensor statistics = Tensor::from<float>(backend, {2, width}, mean_and_rstd);
-  if (x.dtype() == DType::kF64) {
-    const Tensor narrow = statistics;
-    statistics = Tensor::empty(backend, narrow.shape(), DType::kF64);
-    backend.convert(statistics, narrow);
-  }
+  // Mean 0 and deviation 1, that of variance 0 and eps 1: what is left of a BatchNorm is its weight.
+  Tensor statistics = Tensor::empty(backend, {2, x.width()}, sum_dtype(x.dtype()));
+  RunningStatistics none;
+  backend.batch_norm_statistics(
+      statistics, none, Tensor::zeros(backend, {1, 2, x.width()}, statistics.dtype()), 1, 1, 0);
   Tensor y = Tensor::like(x.value());
   backend.batch_norm_relu_forward(y, x.value(), {}, statistics, scale.value(), {}, Relu::kNo);
   return record("scale_columns", y, {x, scale}, [=, &backend](const Tensor& dy) {

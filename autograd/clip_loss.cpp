@@ -65,18 +65,12 @@ Variable clip_loss(const Variable& image_features, const Variable& text_features
         const auto backward = [&](const Variable& features, const Tensor& rows,
                                   const Tensor& columns, const Tensor& row_lse,
                                   const Tensor& column_lse, Tensor& dots) {
-          auto [drows, to_drows] = features.gradient_slot();
-          for_tiles(rows, columns, tile_columns,
-                    [&, &drows = drows, to_drows = to_drows](int64_t first, const Tensor& tile_rows,
-                                                             Tensor& tile) {
-                      const Accumulate later = first == 0 ? Accumulate::kNo : Accumulate::kYes;
-                      backend.clip_loss_tile_backward(
-                          tile, dots, row_lse, column_lse.slice(first, first + tile_rows.size(0)),
-                          scale, dloss, first_row, first, global_rows, later);
-                      if (drows)
-                        backend.matmul(drows, tile, Transpose::kNo, tile_rows, Transpose::kNo,
-                                       {.accumulate = first == 0 ? to_drows : Accumulate::kYes});
-                    });
+          backward_tiles(features, rows, columns, tile_columns,
+                         [&](int64_t first, Tensor& tile, Accumulate to_dots) {
+                           backend.clip_loss_tile_backward(
+                               tile, dots, row_lse, column_lse.slice(first, first + tile.width()),
+                               scale, dloss, first_row, first, global_rows, to_dots);
+                         });
         };
         backward(image_features, images, all_texts, image.log_sum_exp, all_text_lse, row_dots);
         if (text_features.requires_grad())

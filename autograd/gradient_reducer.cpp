@@ -14,9 +14,13 @@ GradientReducer::GradientReducer(ParameterList& parameters, Communicator& comm, 
 }
 
 void GradientReducer::ready(const Variable& parameter) {
+  if (!parameter.has_grad()) return;           // finish() zeroes it before its sum may start
   const auto& all = parameters_.parameters();  // the flat buffer holds them last to first
-  for (size_t i = 0; i < all.size(); ++i)
-    if (all[all.size() - 1 - i].variable.is_same(parameter)) ready_[i] = true;
+  for (size_t i = first_pending_; i < all.size(); ++i) {
+    if (!all[all.size() - 1 - i].variable.is_same(parameter)) continue;
+    ready_[i] = true;
+    break;
+  }
   while (first_pending_ < ready_.size() && ready_[first_pending_]) ++first_pending_;
   if (first_pending_ < ready_.size())
     start_ranges(all[all.size() - 1 - first_pending_].offset / range_ * range_);

@@ -20,14 +20,7 @@ Variable product(const char* op, const Variable& x, const Variable& weight, cons
   Backend& backend = x.backend();
   Tensor y = Tensor::empty(backend, {x.size(0), weight.size(0)}, dtype);
   backend.matmul(y, x.value(), Transpose::kNo, weight.value(), Transpose::kYes, {});
-  if (bias.defined()) {
-    Tensor added = bias.value();
-    if (added.dtype() != dtype) {
-      added = Tensor::empty(backend, bias.shape(), dtype);
-      backend.convert(added, bias.value());
-    }
-    backend.add_bias(y, added);
-  }
+  if (bias.defined()) backend.add_bias(y, bias.value().as_dtype(dtype));
   return record(op, y, {x, weight, bias}, [=, &backend](const Tensor& dy) {
     if (auto [dx, to_dx] = x.gradient_slot(); dx)  // dy W
       backend.matmul(dx, dy, Transpose::kNo, weight.value(), Transpose::kNo, {.accumulate = to_dx});

@@ -1,12 +1,11 @@
-// What the losses over the global batch share: the ranks' rows brought together, and cosines tile by
-// tile, so that the [N, G] matrix is never kept.
+// What the losses over the global batch share: cosines and their gradients tile by tile, so that the
+// [N, G] matrix is never kept.
 #pragma once
 
 #include <algorithm>
 #include <string_view>
 
 #include "autograd/variable.h"
-#include "engine/communicator.h"
 
 namespace clip {
 
@@ -22,12 +21,19 @@ void for_tiles(const Tensor& rows, const Tensor& columns, int64_t tile_columns, 
   }
 }
 
-/// [size * N, ...], valid after comm.wait().
-inline Tensor gathered(const Tensor& mine, Communicator& comm) {
-  Tensor all = Tensor::empty(mine.backend(), mine.shape().with_first(mine.size(0) * comm.size()),
-                             mine.dtype());
-  comm.all_gather(all, mine);
-  return all;
+/// The way back through for_tiles: d features (+)= gradients of the cosines times `columns`, where
+/// to_gradients(first_column, cosines [N, M], kNo for the first tile) turns a tile into its gradients.
+template <class Body>
+void backward_tiles(const Variable& features, const Tensor& rows, const Tensor& columns,
+                    int64_t tile_columns, const Body& to_gradients) {
+  GradientSlot drows = features.gradient_slot();
+  for_tiles(rows, columns, tile_columns, [&](int64_t first, const Tensor& tile_rows, Tensor& tile) {
+    to_gradients(first, tile, first == 0 ? Accumulate::kNo : Accumulate::kYes);
+    if (!drows.gradient) return;
+    rows.backend().matmul(drows.gradient, tile, Transpose::kNo, tile_rows, Transpose::kNo,
+                          {.accumulate = drows.accumulate});
+    drows.accumulate = Accumulate::kYes;
+  });
 }
 
 /// throws clip::Error that names the op unless both are [N, E] of one dtype and tiles have columns

@@ -1,5 +1,6 @@
 #include "autograd/optimizer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 

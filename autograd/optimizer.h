@@ -2,7 +2,6 @@
 #pragma once
 
 #include "autograd/parameter_list.h"
-#include "engine/communicator.h"
 
 namespace clip {
 

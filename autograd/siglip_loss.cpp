@@ -35,33 +35,28 @@ Variable siglip_loss(const Variable& image_features, const Variable& text_featur
   Tensor loss = Tensor::empty(backend, {}, images.dtype());
   backend.sum(loss, row_losses, Accumulate::kNo);
 
-  return record(
-      "siglip_loss", loss, {image_features, text_features, logit_scale, logit_bias},
-      [=, &backend, image_features = image_features.gradient_only(),
-       text_features = text_features.gradient_only()](const Tensor& dloss) {
-        const auto backward = [&](const Variable& features, const Tensor& rows,
-                                  const Tensor& columns, Tensor& dots, Tensor& sums) {
-          auto [drows, to_drows] = features.gradient_slot();
-          for_tiles(rows, columns, tile_columns,
-                    [&, &drows = drows, to_drows = to_drows](int64_t first, const Tensor& tile_rows,
-                                                             Tensor& tile) {
-                      const Accumulate later = first == 0 ? Accumulate::kNo : Accumulate::kYes;
-                      backend.siglip_loss_tile_backward(tile, dots, sums, scale, bias, dloss,
-                                                        first_row, first, global_rows, later);
-                      if (drows)
-                        backend.matmul(drows, tile, Transpose::kNo, tile_rows, Transpose::kNo,
-                                       {.accumulate = first == 0 ? to_drows : Accumulate::kYes});
-                    });
-        };
-        Tensor row_dots = Tensor::empty(backend, {images.size(0)}, images.dtype());
-        Tensor row_sums = Tensor::like(row_dots), none;
-        backward(image_features, images, all_texts, row_dots, row_sums);
-        if (text_features.requires_grad()) backward(text_features, texts, all_images, none, none);
-        if (auto [dscale, to_dscale] = logit_scale.gradient_slot(); dscale)
-          backend.sum(dscale, row_dots, to_dscale);
-        if (auto [dbias, to_dbias] = logit_bias.gradient_slot(); dbias)
-          backend.sum(dbias, row_sums, to_dbias);
-      });
+  return record("siglip_loss", loss, {image_features, text_features, logit_scale, logit_bias},
+                [=, &backend, image_features = image_features.gradient_only(),
+                 text_features = text_features.gradient_only()](const Tensor& dloss) {
+                  const auto backward = [&](const Variable& features, const Tensor& rows,
+                                            const Tensor& columns, Tensor& dots, Tensor& sums) {
+                    backward_tiles(features, rows, columns, tile_columns,
+                                   [&](int64_t first, Tensor& tile, Accumulate to_rows) {
+                                     backend.siglip_loss_tile_backward(tile, dots, sums, scale,
+                                                                       bias, dloss, first_row,
+                                                                       first, global_rows, to_rows);
+                                   });
+                  };
+                  Tensor row_dots = Tensor::empty(backend, {images.size(0)}, images.dtype());
+                  Tensor row_sums = Tensor::like(row_dots), none;
+                  backward(image_features, images, all_texts, row_dots, row_sums);
+                  if (text_features.requires_grad())
+                    backward(text_features, texts, all_images, none, none);
+                  if (auto [dscale, to_dscale] = logit_scale.gradient_slot(); dscale)
+                    backend.sum(dscale, row_dots, to_dscale);
+                  if (auto [dbias, to_dbias] = logit_bias.gradient_slot(); dbias)
+                    backend.sum(dbias, row_sums, to_dbias);
+                });
 }
 
 }  // namespace clip

@@ -18,7 +18,7 @@ Tape::Tape() : outer_(std::exchange(active_tape, this)) {}
 
 Tape::~Tape() {
   active_tape = outer_;
-  for (const Entry& entry : entries_)  // never run
+  for (const Entry& entry : entries_)  // never run, or not to its end
     for (const Variable& leaf : entry.leaves) leaf.end_use();
 }
 
@@ -66,8 +66,7 @@ void Tape::run(const Ready& ready) {
   TapePause
       pause;  // backward closures call ops of a backend, but nothing they do is to be recorded
   while (!entries_.empty()) {
-    Entry entry = std::move(entries_.back());
-    entries_.pop_back();
+    Entry& entry = entries_.back();  // stays until it is done: if it throws, ~Tape ends its uses
     std::vector<Tensor> gradients;
     bool reached = false;
     for (const Variable& output : entry.outputs) {
@@ -79,8 +78,12 @@ void Tape::run(const Ready& ready) {
       entry.backward(gradients);
       tell_observer(entry.op);
     }
-    for (const Variable& leaf : entry.leaves)
+    while (!entry.leaves.empty()) {
+      const Variable leaf = std::move(entry.leaves.back());
+      entry.leaves.pop_back();
       if (leaf.end_use() && ready) ready(leaf);
+    }
+    entries_.pop_back();
   }
 }
 

@@ -5,28 +5,22 @@
 namespace clip {
 namespace {
 
-/// Windows of a map, and the map [N, height, width, channels] of their means, `vectors` to a pixel.
+/// Windows of a map, and the width of the map [N, H, width, channels] of their means.
 struct Windows {
-  int64_t rows, columns, height, width, channels, vectors;
+  int64_t rows, columns, width, channels;
 };
 
-template <class T>
 Windows windows_of(const Tensor& map, const Tensor& means) {
-  return {map.size(1) / means.size(1),
-          map.size(2) / means.size(2),
-          means.size(1),
-          means.size(2),
-          means.size(3),
-          divide_up(means.size(3), kVector<T>)};
+  return {map.size(1) / means.size(1), map.size(2) / means.size(2), means.size(2), means.size(3)};
 }
 
+/// One thread for each vector of a pixel of y.
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
-    avg_pool_forward_kernel(T* y, const T* x, Windows w, int64_t items) {
-  const int64_t item = grid_thread();
-  if (item >= items) return;
-  const int64_t channel = item % w.vectors * kVector<T>, pixel = item / w.vectors;
-  const int64_t row = pixel / w.width, column = pixel % w.width, left = w.channels - channel;
+    avg_pool_forward_kernel(T* y, const T* x, Windows w, int64_t pixels) {
+  const auto [pixel, channel, left] = vector_place<T>(w.channels);
+  if (pixel >= pixels) return;
+  const int64_t row = pixel / w.width, column = pixel % w.width;
   const int64_t per_row = w.width * w.columns * w.channels;
   const T* from = x + row * w.rows * per_row + column * w.columns * w.channels + channel;
   float sums[kVector<T>] = {};
@@ -42,13 +36,13 @@ __global__ void __launch_bounds__(kBlockThreads)
   store_vector(y + pixel * w.channels + channel, sums, left);
 }
 
+/// One thread for each vector of a pixel of dx.
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
-    avg_pool_backward_kernel(T* dx, const T* dy, Windows w, bool add, int64_t items) {
-  const int64_t item = grid_thread();
-  if (item >= items) return;
-  const int64_t channel = item % w.vectors * kVector<T>, pixel = item / w.vectors;
-  const int64_t per_row = w.width * w.columns, left = w.channels - channel;
+    avg_pool_backward_kernel(T* dx, const T* dy, Windows w, bool add, int64_t pixels) {
+  const auto [pixel, channel, left] = vector_place<T>(w.channels);
+  if (pixel >= pixels) return;
+  const int64_t per_row = w.width * w.columns;
   const int64_t from = pixel / per_row / w.rows * w.width + pixel % per_row / w.columns;
   const float share = 1.0f / static_cast<float>(w.rows * w.columns);
   float values[kVector<T>];
@@ -59,17 +53,16 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 /// Tokens of an image, the mean among them.
 struct Tokens {
-  int64_t count, width, vectors;
+  int64_t count, width;
 };
 
 /// One thread for each vector of an image's columns.
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
-    mean_token_forward_kernel(T* y, const T* x, const T* positions, Tokens tokens, int64_t items) {
-  const int64_t item = grid_thread();
-  if (item >= items) return;
-  const int64_t column = item % tokens.vectors * kVector<T>, image = item / tokens.vectors;
-  const int64_t left = tokens.width - column, places = tokens.count - 1;
+    mean_token_forward_kernel(T* y, const T* x, const T* positions, Tokens tokens, int64_t images) {
+  const auto [image, column, left] = vector_place<T>(tokens.width);
+  if (image >= images) return;
+  const int64_t places = tokens.count - 1;
   const T* from = x + image * places * tokens.width + column;
   T* to = y + image * tokens.count * tokens.width + column;
   float sums[kVector<T>] = {}, position[kVector<T>];
@@ -92,11 +85,10 @@ __global__ void __launch_bounds__(kBlockThreads)
 /// dx (+)= the token's gradient and its share of the mean's; one thread for each vector of dx.
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
-    mean_token_backward_kernel(T* dx, const T* dy, Tokens tokens, bool add, int64_t items) {
-  const int64_t item = grid_thread();
-  if (item >= items) return;
-  const int64_t column = item % tokens.vectors * kVector<T>, row = item / tokens.vectors;
-  const int64_t left = tokens.width - column, places = tokens.count - 1;
+    mean_token_backward_kernel(T* dx, const T* dy, Tokens tokens, bool add, int64_t rows) {
+  const auto [row, column, left] = vector_place<T>(tokens.width);
+  if (row >= rows) return;
+  const int64_t places = tokens.count - 1;
   const T* mean = dy + row / places * tokens.count * tokens.width + column;
   const float share = 1.0f / static_cast<float>(places);
   float values[kVector<T>], own[kVector<T>];
@@ -111,30 +103,29 @@ __global__ void __launch_bounds__(kBlockThreads)
 void CudaBackend::avg_pool_forward(Tensor& y, const Tensor& x) {
   if (y.numel() == 0) return;
   for_cuda_float("avg_pool", x.dtype(), [&]<class T>(T) {
-    const Windows w = windows_of<T>(x, y);
-    const int64_t items = y.rows() * w.vectors;
-    launch("avg_pool_forward", avg_pool_forward_kernel<T>, thread_per_item(items), compute_stream(),
-           y.data<T>(), x.data<T>(), w, items);
+    launch("avg_pool_forward", avg_pool_forward_kernel<T>,
+           thread_per_vector<T>(y.rows(), y.width()), compute_stream(), y.data<T>(), x.data<T>(),
+           windows_of(x, y), y.rows());
   });
 }
 
 void CudaBackend::avg_pool_backward(Tensor& dx, const Tensor& dy, Accumulate to_dx) {
   if (dx.numel() == 0) return;
   for_cuda_float("avg_pool", dx.dtype(), [&]<class T>(T) {
-    const Windows w = windows_of<T>(dx, dy);
-    const int64_t items = dx.rows() * w.vectors;
-    launch("avg_pool_backward", avg_pool_backward_kernel<T>, thread_per_item(items),
-           compute_stream(), dx.data<T>(), dy.data<T>(), w, to_dx == Accumulate::kYes, items);
+    launch("avg_pool_backward", avg_pool_backward_kernel<T>,
+           thread_per_vector<T>(dx.rows(), dx.width()), compute_stream(), dx.data<T>(),
+           dy.data<T>(), windows_of(dx, dy), to_dx == Accumulate::kYes, dx.rows());
   });
 }
 
 void CudaBackend::mean_token_forward(Tensor& y, const Tensor& x, const Tensor& positions) {
   if (y.numel() == 0) return;
+  const Tokens tokens{positions.size(0), y.width()};
+  const int64_t images = y.rows() / tokens.count;
   for_cuda_float("mean_token", x.dtype(), [&]<class T>(T) {
-    const Tokens tokens{positions.size(0), y.width(), divide_up(y.width(), kVector<T>)};
-    const int64_t items = y.rows() / tokens.count * tokens.vectors;
-    launch("mean_token_forward", mean_token_forward_kernel<T>, thread_per_item(items),
-           compute_stream(), y.data<T>(), x.data<T>(), positions.data<T>(), tokens, items);
+    launch("mean_token_forward", mean_token_forward_kernel<T>,
+           thread_per_vector<T>(images, tokens.width), compute_stream(), y.data<T>(), x.data<T>(),
+           positions.data<T>(), tokens, images);
   });
 }
 
@@ -147,10 +138,9 @@ void CudaBackend::mean_token_backward(Tensor& dx, Tensor& dpositions, const Tens
   const cudaStream_t stream = compute_stream();
   if (dx) {
     for_cuda_float("mean_token", dy.dtype(), [&]<class T>(T) {
-      const Tokens tokens{count, width, divide_up(width, kVector<T>)};
-      const int64_t items = dx.rows() * tokens.vectors;
-      launch("mean_token_backward", mean_token_backward_kernel<T>, thread_per_item(items), stream,
-             dx.data<T>(), dy.data<T>(), tokens, to_dx == Accumulate::kYes, items);
+      launch("mean_token_backward", mean_token_backward_kernel<T>,
+             thread_per_vector<T>(dx.rows(), width), stream, dx.data<T>(), dy.data<T>(),
+             Tokens{count, width}, to_dx == Accumulate::kYes, dx.rows());
     });
   }
   if (!dpositions) return;

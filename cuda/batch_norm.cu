@@ -19,78 +19,33 @@ int lanes_for(int64_t vectors) {
   return lanes;
 }
 
-/// How a block reads rows [first, last) of its segment, for `lanes` vectors of columns.
-struct Tile {
-  int lanes;
-  int64_t segment, rows, width;
-
-  __device__ int64_t first() const { return static_cast<int64_t>(blockIdx.y) * segment; }
-  __device__ int64_t last() const { return first() + segment < rows ? first() + segment : rows; }
-};
-
-/// partial [kSums, width] (the columns of block blockIdx.x) = sums over the segment's rows, taken by
-/// add_row(sums [kSums][kVector<T>], row, column, numbers left).
-template <class T, int kSums, class AddRow>
-__device__ void sum_tile(float* partial, const Tile& tile, const AddRow& add_row) {
-  const int columns = tile.lanes * kVector<T>, at_once = kBlockThreads / tile.lanes;
-  const int lane = block_thread() % tile.lanes, group = block_thread() / tile.lanes;
-  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * columns;
-  const int64_t column = first_column + lane * kVector<T>;
-  float sums[kSums][kVector<T>] = {};
-  if (column < tile.width) {
-    for (int64_t row = tile.first() + group; row < tile.last(); row += at_once)
-      add_row(sums, row, column, tile.width - column);
-  }
-  float* shared = dynamic_shared<float>();  // [at_once, kSums, columns]
-  __syncthreads();                          // it may still be read for the call before
-  for (int sum = 0; sum < kSums; ++sum)
-    for (int i = 0; i < kVector<T>; ++i)
-      shared[(group * kSums + sum) * columns + lane * kVector<T> + i] = sums[sum][i];
-  __syncthreads();
-  for (int i = block_thread(); i < kSums * columns; i += kBlockThreads) {
-    const int64_t to = first_column + i % columns;
-    if (to >= tile.width) continue;
-    float total = 0;
-    for (int g = 0; g < at_once; ++g) total += shared[g * kSums * columns + i];
-    partial[i / columns * tile.width + to] = total;
-  }
-}
-
 template <class T>
-Tile tile_of(const Tensor& x) {
-  return {lanes_for(divide_up(x.width(), kVector<T>)), segment_rows(x.rows()), x.rows(), x.width()};
-}
-
-template <class T, int kSums>
-LaunchShape tile_blocks(const Tile& tile) {
-  return {dim3(static_cast<unsigned>(divide_up(tile.width, tile.lanes * kVector<T>)),
-               static_cast<unsigned>(divide_up(tile.rows, tile.segment))),
-          dim3(kWarp, kBlockWarps),
-          static_cast<int64_t>(sizeof(float)) * kBlockThreads * kSums * kVector<T>};
+SegmentTiles tiles_of(const Tensor& x) {
+  return {x.rows(), x.width(), segment_rows(x.rows()), lanes_for(divide_up(x.width(), kVector<T>))};
 }
 
 /// partials [segments, 2, width]: mean and sum of squared deviations of each segment's columns.
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
-    column_moments_kernel(float* partials, const T* x, Tile tile) {
-  float* mean = partials + static_cast<int64_t>(blockIdx.y) * 2 * tile.width;
-  const float share = 1.0f / static_cast<float>(tile.last() - tile.first());
-  sum_tile<T, 1>(mean, tile,
-                 [=](float(&sums)[1][kVector<T>], int64_t row, int64_t column, int64_t left) {
-                   float values[kVector<T>];
-                   load_vector(values, x + row * tile.width + column, left);
-                   for (int i = 0; i < kVector<T>; ++i) sums[0][i] += values[i] * share;
-                 });
-  __syncthreads();  // the block's means are written
-  sum_tile<T, 1>(mean + tile.width, tile,
-                 [=](float(&sums)[1][kVector<T>], int64_t row, int64_t column, int64_t left) {
-                   float values[kVector<T>];
-                   load_vector(values, x + row * tile.width + column, left);
-                   for (int i = 0; i < kVector<T>; ++i) {
-                     const float deviation = i < left ? values[i] - mean[column + i] : 0.0f;
-                     sums[0][i] += deviation * deviation;
-                   }
-                 });
+    column_moments_kernel(float* partials, const T* x, SegmentTiles tiles) {
+  float* mean = partials + static_cast<int64_t>(blockIdx.y) * 2 * tiles.width;
+  const float share = 1.0f / static_cast<float>(tiles.last() - tiles.first());
+  sum_segment<T, 1>(mean, tiles,
+                    [=](float(&sums)[1][kVector<T>], int64_t row, int64_t column, int64_t left) {
+                      float values[kVector<T>];
+                      load_vector(values, x + row * tiles.width + column, left);
+                      for (int i = 0; i < kVector<T>; ++i) sums[0][i] += values[i] * share;
+                    });
+  __syncthreads();  // the block's means are written, and shared memory is read
+  sum_segment<T, 1>(mean + tiles.width, tiles,
+                    [=](float(&sums)[1][kVector<T>], int64_t row, int64_t column, int64_t left) {
+                      float values[kVector<T>];
+                      load_vector(values, x + row * tiles.width + column, left);
+                      for (int i = 0; i < kVector<T>; ++i) {
+                        const float deviation = i < left ? values[i] - mean[column + i] : 0.0f;
+                        sums[0][i] += deviation * deviation;
+                      }
+                    });
 }
 
 /// Moments of parts of part_rows rows each, the last of fewer.
@@ -174,26 +129,16 @@ __global__ void __launch_bounds__(kBlockThreads)
   if (column == 0) *running.batches += 1.0f;
 }
 
-/// y may be null: no ReLU. bias and residual may be null.
+/// x [rows, width] and what it is normalised with; weight, bias and residual may be null where a
+/// kernel does not read them.
 template <class T>
 struct Norm {
   const T *x, *weight, *bias, *residual;
   const float *mean, *rstd;
-  int64_t items, vectors, width;
+  int64_t rows, width;
 };
 
-/// The vector of a map that falls to this thread.
-struct Place {
-  int64_t at, column, left;
-};
-template <class T>
-__device__ Place place_of(const Norm<T>& norm) {
-  const int64_t item = grid_thread();
-  const int64_t column = item % norm.vectors * kVector<T>;
-  return {item / norm.vectors * norm.width + column, column, norm.width - column};
-}
-
-/// Two F32 vectors of columns, past the end 0.
+/// The F32 numbers of a vector of columns, past the end 0.
 template <int kCount>
 __device__ void load_columns(float (&values)[kCount], const float* from, int64_t left) {
   for (int i = 0; i < kCount; ++i) values[i] = i < left ? from[i] : 0.0f;
@@ -203,8 +148,9 @@ template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
     batch_norm_relu_forward_kernel(T* y, Norm<T> norm, bool relu) {
   constexpr int kCount = kVector<T>;
-  if (grid_thread() >= norm.items) return;
-  const auto [at, column, left] = place_of(norm);
+  const auto [row, column, left] = vector_place<T>(norm.width);
+  if (row >= norm.rows) return;
+  const int64_t at = row * norm.width + column;
   float values[kCount], mean[kCount], rstd[kCount], weight[kCount];
   float bias[kCount] = {}, residual[kCount] = {};
   load_vector(values, norm.x + at, left);
@@ -233,21 +179,22 @@ __device__ void load_through_relu(float (&gradient)[kVector<T>], const T* dy, co
 
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
-    batch_norm_relu_sums_kernel(float* partials, const T* dy, const T* y, Norm<T> norm, Tile tile) {
-  float* partial = partials + static_cast<int64_t>(blockIdx.y) * 2 * tile.width;
-  sum_tile<T, 2>(partial, tile,
-                 [&](float(&sums)[2][kVector<T>], int64_t row, int64_t column, int64_t left) {
-                   const int64_t at = row * tile.width + column;
-                   float g[kVector<T>], x[kVector<T>], mean[kVector<T>], rstd[kVector<T>];
-                   load_through_relu(g, dy, y, at, left);
-                   load_vector(x, norm.x + at, left);
-                   load_columns(mean, norm.mean + column, left);
-                   load_columns(rstd, norm.rstd + column, left);
-                   for (int i = 0; i < kVector<T>; ++i) {
-                     sums[0][i] += g[i] * (x[i] - mean[i]) * rstd[i];
-                     sums[1][i] += g[i];
-                   }
-                 });
+    batch_norm_relu_sums_kernel(float* partials, const T* dy, const T* y, Norm<T> norm,
+                                SegmentTiles tiles) {
+  float* partial = partials + static_cast<int64_t>(blockIdx.y) * 2 * tiles.width;
+  sum_segment<T, 2>(partial, tiles,
+                    [&](float(&sums)[2][kVector<T>], int64_t row, int64_t column, int64_t left) {
+                      const int64_t at = row * tiles.width + column;
+                      float g[kVector<T>], x[kVector<T>], mean[kVector<T>], rstd[kVector<T>];
+                      load_through_relu(g, dy, y, at, left);
+                      load_vector(x, norm.x + at, left);
+                      load_columns(mean, norm.mean + column, left);
+                      load_columns(rstd, norm.rstd + column, left);
+                      for (int i = 0; i < kVector<T>; ++i) {
+                        sums[0][i] += g[i] * (x[i] - mean[i]) * rstd[i];
+                        sums[1][i] += g[i];
+                      }
+                    });
 }
 
 /// sums [2, width] or null, share: 1 / rows that were normalised together. dx, dresidual may be null.
@@ -256,8 +203,9 @@ __global__ void __launch_bounds__(kBlockThreads)
     batch_norm_relu_backward_kernel(T* dx, T* dresidual, const T* dy, const T* y, Norm<T> norm,
                                     const float* sums, float share, bool add) {
   constexpr int kCount = kVector<T>;
-  if (grid_thread() >= norm.items) return;
-  const auto [at, column, left] = place_of(norm);
+  const auto [row, column, left] = vector_place<T>(norm.width);
+  if (row >= norm.rows) return;
+  const int64_t at = row * norm.width + column;
   float gradient[kCount], rstd[kCount], weight[kCount];
   load_through_relu(gradient, dy, y, at, left);
   if (dresidual != nullptr) store_vector(dresidual + at, gradient, left);
@@ -281,16 +229,14 @@ template <class T>
 Norm<T> norm_of(const Tensor& x, const Tensor& statistics, const Tensor& weight, const Tensor& bias,
                 const Tensor& residual) {
   const float* mean = statistics.data<float>();
-  const int64_t width = x.width(), vectors = divide_up(width, kVector<T>);
   return {x.data<T>(),
           data_or_null<T>(weight),
           data_or_null<T>(bias),
           data_or_null<T>(residual),
           mean,
-          mean + width,
-          x.rows() * vectors,
-          vectors,
-          width};
+          mean + x.width(),
+          x.rows(),
+          x.width()};
 }
 
 }  // namespace
@@ -301,9 +247,9 @@ void CudaBackend::column_moments(Tensor& moments, const Tensor& x) {
   if (x.numel() == 0) return fill_zero(moments);
   Tensor partials = Tensor::empty(*this, {divide_up(rows, segment), 2, width}, DType::kF32);
   for_cuda_float("column_moments", x.dtype(), [&]<class T>(T) {
-    const Tile tile = tile_of<T>(x);
-    launch("column_moments", column_moments_kernel<T>, tile_blocks<T, 1>(tile), stream,
-           partials.data<float>(), x.data<T>(), tile);
+    const SegmentTiles tiles = tiles_of<T>(x);
+    launch("column_moments", column_moments_kernel<T>, segment_blocks<T, 1>(tiles), stream,
+           partials.data<float>(), x.data<T>(), tiles);
   });
   launch("join_moments", join_moments_kernel, lane_per_column(width), stream, moments.data<float>(),
          Parts{partials.data<float>(), rows, segment, width});
@@ -329,7 +275,8 @@ void CudaBackend::batch_norm_relu_forward(Tensor& y, const Tensor& x, const Tens
   for_cuda_float("batch_norm_relu", x.dtype(), [&]<class T>(T) {
     const Norm<T> norm = norm_of<T>(x, statistics, weight, bias, residual);
     launch("batch_norm_relu_forward", batch_norm_relu_forward_kernel<T>,
-           thread_per_item(norm.items), compute_stream(), y.data<T>(), norm, relu == Relu::kYes);
+           thread_per_vector<T>(norm.rows, norm.width), compute_stream(), y.data<T>(), norm,
+           relu == Relu::kYes);
   });
 }
 
@@ -340,10 +287,10 @@ void CudaBackend::batch_norm_relu_sums(Tensor& sums, const Tensor& dy, const Ten
   if (x.numel() == 0) return fill_zero(sums);
   Tensor partials = Tensor::empty(*this, {segments, 2 * width}, DType::kF32);
   for_cuda_float("batch_norm_relu", x.dtype(), [&]<class T>(T) {
-    const Tile tile = tile_of<T>(x);
-    launch("batch_norm_relu_sums", batch_norm_relu_sums_kernel<T>, tile_blocks<T, 2>(tile), stream,
-           partials.data<float>(), dy.data<T>(), data_or_null<T>(y),
-           norm_of<T>(x, statistics, {}, {}, {}), tile);
+    const SegmentTiles tiles = tiles_of<T>(x);
+    launch("batch_norm_relu_sums", batch_norm_relu_sums_kernel<T>, segment_blocks<T, 2>(tiles),
+           stream, partials.data<float>(), dy.data<T>(), data_or_null<T>(y),
+           norm_of<T>(x, statistics, {}, {}, {}), tiles);
   });
   add_segments(stream, {{sums, Accumulate::kNo}}, partials, 2 * width);
 }
@@ -356,7 +303,7 @@ void CudaBackend::batch_norm_relu_backward(Tensor& dx, Tensor& dresidual, const 
   for_cuda_float("batch_norm_relu", x.dtype(), [&]<class T>(T) {
     const Norm<T> norm = norm_of<T>(x, statistics, weight, {}, {});
     launch("batch_norm_relu_backward", batch_norm_relu_backward_kernel<T>,
-           thread_per_item(norm.items), compute_stream(), data_or_null<T>(dx),
+           thread_per_vector<T>(norm.rows, norm.width), compute_stream(), data_or_null<T>(dx),
            data_or_null<T>(dresidual), dy.data<T>(), data_or_null<T>(y), norm,
            data_or_null<float>(sums), sums ? 1.0f / static_cast<float>(rows) : 0.0f,
            to_dx == Accumulate::kYes);

@@ -41,7 +41,7 @@ template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
     column_sums_kernel(float* partials, const T* x, int64_t rows, int64_t stride, int64_t width) {
   float* partial = partials + static_cast<int64_t>(blockIdx.y) * width;
-  sum_segment<T, 1>(partial, rows, width,
+  sum_segment<T, 1>(partial, {rows, width},
                     [=](float(&sums)[1][kVector<T>], int64_t row, int64_t column, int64_t left) {
                       float values[kVector<T>];
                       load_vector(values, x + row * stride + column, left);
@@ -73,7 +73,7 @@ Tensor partial_column_sums(cudaStream_t stream, const Tensor& x, int64_t rows, i
   Tensor partials = Tensor::empty(x.backend(), {segment_count(rows), width}, DType::kF32);
   if (partials.numel() == 0) return partials;
   for_cuda_float("column_sums", x.dtype(), [&]<class T>(T) {
-    launch("column_sums", column_sums_kernel<T>, segment_blocks<T, 1>(rows, width), stream,
+    launch("column_sums", column_sums_kernel<T>, segment_blocks<T, 1>({rows, width}), stream,
            partials.data<float>(), x.data<T>(), rows, stride, width);
   });
   return partials;

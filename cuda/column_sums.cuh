@@ -1,6 +1,6 @@
-// Sums over rows, column by column. A block adds up 32 vectors of columns over one segment of
-// kSegmentRows rows: each of its warps every eighth row, then the warps' sums in order. A second
-// kernel adds the segments. Both orders depend on sizes alone.
+// Sums over rows, column by column. A block adds up some vectors of columns over one segment of rows:
+// its threads, as many rows at once as fit, then these sums in order. A second kernel adds the
+// segments. Both orders depend on sizes alone.
 #pragma once
 
 #include <initializer_list>
@@ -11,38 +11,45 @@
 
 namespace clip {
 
-/// Columns that one block of sum_segment covers.
-template <class T>
-inline constexpr int kBlockColumns = kWarp* kVector<T>;
+/// How the blocks of sum_segment share a matrix [rows, width]: block (x, y) takes segment y and the
+/// x-th `lanes` vectors of columns, each row by `lanes` threads.
+struct SegmentTiles {
+  int64_t rows, width;
+  int64_t segment = kSegmentRows;  ///< rows of a segment
+  int lanes = kWarp;               ///< divides kBlockThreads
 
-/// partial [kSums, width] of segment blockIdx.y, for the columns of block blockIdx.x. T is the type
-/// that add_row loads. add_row(sums [kSums][kVector<T>], row, column, numbers left) adds one row.
+  __device__ int64_t first() const { return static_cast<int64_t>(blockIdx.y) * segment; }
+  __device__ int64_t last() const { return first() + segment < rows ? first() + segment : rows; }
+};
+
+/// partial [kSums, width] of this block's segment and columns. T is the type that add_row loads.
+/// add_row(sums [kSums][kVector<T>], row, column, numbers left) adds one row. Between two calls in one
+/// kernel the block must meet.
 template <class T, int kSums, class AddRow>
-__device__ inline void sum_segment(float* partial, int64_t rows, int64_t width,
+__device__ inline void sum_segment(float* partial, const SegmentTiles& tiles,
                                    const AddRow& add_row) {
-  constexpr int kColumns = kBlockColumns<T>;
-  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * kColumns;
-  const int64_t column = first_column + static_cast<int64_t>(threadIdx.x) * kVector<T>;
-  const int64_t first = static_cast<int64_t>(blockIdx.y) * kSegmentRows;
-  const int64_t last = first + kSegmentRows < rows ? first + kSegmentRows : rows;
+  const int columns = tiles.lanes * kVector<T>, rows_at_once = kBlockThreads / tiles.lanes;
+  const int lane = block_thread() % tiles.lanes, group = block_thread() / tiles.lanes;
+  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * columns;
+  const int64_t column = first_column + lane * kVector<T>, last = tiles.last();
   float sums[kSums][kVector<T>] = {};
-  if (column < width) {
-    for (int64_t row = first + threadIdx.y; row < last; row += kBlockWarps)
-      add_row(sums, row, column, width - column);
+  if (column < tiles.width) {
+    for (int64_t row = tiles.first() + group; row < last; row += rows_at_once)
+      add_row(sums, row, column, tiles.width - column);
   }
-  float* shared = dynamic_shared<float>();  // [kBlockWarps, kSums, kColumns]
+  float* shared = dynamic_shared<float>();  // [rows_at_once, kSums, columns]
   for (int sum = 0; sum < kSums; ++sum) {
-    const int row = static_cast<int>(threadIdx.y) * kSums + sum;
+    const int row = group * kSums + sum;
     for (int i = 0; i < kVector<T>; ++i)
-      shared[row * kColumns + static_cast<int>(threadIdx.x) * kVector<T> + i] = sums[sum][i];
+      shared[row * columns + lane * kVector<T> + i] = sums[sum][i];
   }
   __syncthreads();
-  for (int i = block_thread(); i < kSums * kColumns; i += kBlockThreads) {
-    const int64_t to = first_column + i % kColumns;
-    if (to >= width) continue;
+  for (int i = block_thread(); i < kSums * columns; i += kBlockThreads) {
+    const int64_t to = first_column + i % columns;
+    if (to >= tiles.width) continue;
     float total = shared[i];
-    for (int warp = 1; warp < kBlockWarps; ++warp) total += shared[warp * kSums * kColumns + i];
-    partial[i / kColumns * width + to] = total;
+    for (int g = 1; g < rows_at_once; ++g) total += shared[g * kSums * columns + i];
+    partial[i / columns * tiles.width + to] = total;
   }
 }
 
@@ -50,11 +57,12 @@ inline int64_t segment_count(int64_t rows) { return divide_up(rows, kSegmentRows
 
 /// The launch that sum_segment<T, kSums> expects; `layers` is the grid's third size.
 template <class T, int kSums>
-LaunchShape segment_blocks(int64_t rows, int64_t width, int64_t layers = 1) {
-  return {dim3(static_cast<unsigned>(divide_up(width, kBlockColumns<T>)),
-               static_cast<unsigned>(segment_count(rows)), static_cast<unsigned>(layers)),
+LaunchShape segment_blocks(const SegmentTiles& tiles, int64_t layers = 1) {
+  return {dim3(static_cast<unsigned>(divide_up(tiles.width, tiles.lanes * kVector<T>)),
+               static_cast<unsigned>(divide_up(tiles.rows, tiles.segment)),
+               static_cast<unsigned>(layers)),
           dim3(kWarp, kBlockWarps),
-          static_cast<int64_t>(sizeof(float)) * kBlockWarps * kSums * kBlockColumns<T>};
+          static_cast<int64_t>(sizeof(float)) * kBlockThreads * kSums * kVector<T>};
 }
 
 /// Where a column sum goes; an undefined tensor is not wanted.

@@ -5,35 +5,26 @@
 namespace clip {
 namespace {
 
-/// A map [N, height, width, channels], `vectors` to a pixel, and the grid of its windows.
+/// A map [N, height, width, channels], and the grid of its windows.
 struct Map {
-  int64_t height, width, channels, stride, rows, per_row, vectors;
+  int64_t height, width, channels, stride, rows, per_row;
 };
 
-template <class T>
 Map map_of(const Tensor& x, int64_t stride) {
   const int64_t height = x.size(1), width = x.size(2);
-  return {height,
-          width,
-          x.size(3),
-          stride,
-          (height - 1) / stride + 1,
-          (width - 1) / stride + 1,
-          divide_up(x.size(3), kVector<T>)};
+  return {height, width, x.size(3), stride, (height - 1) / stride + 1, (width - 1) / stride + 1};
 }
 
 /// One thread for each vector of a pixel of a window.
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
-    im2col_kernel(T* columns, const T* x, Map map, int64_t items) {
-  const int64_t item = grid_thread();
-  if (item >= items) return;
-  const int64_t channel = item % map.vectors * kVector<T>, place = item / map.vectors;
+    im2col_kernel(T* columns, const T* x, Map map, int64_t places) {
+  const auto [place, channel, left] = vector_place<T>(map.channels);
+  if (place >= places) return;
   const int64_t window = place / 9, tap = place % 9;
   const int64_t image = window / (map.rows * map.per_row);
   const int64_t row = window / map.per_row % map.rows * map.stride + tap / 3 - 1;
   const int64_t column = window % map.per_row * map.stride + tap % 3 - 1;
-  const int64_t left = map.channels - channel;
   float values[kVector<T>] = {};
   if (row >= 0 && row < map.height && column >= 0 && column < map.width)
     load_vector(values,
@@ -45,12 +36,11 @@ __global__ void __launch_bounds__(kBlockThreads)
 /// One thread for each vector of a pixel: it adds the windows that hold the pixel in their order.
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads)
-    col2im_kernel(T* dx, const T* dcolumns, Map map, bool add, int64_t items) {
-  const int64_t item = grid_thread();
-  if (item >= items) return;
-  const int64_t channel = item % map.vectors * kVector<T>, pixel = item / map.vectors;
+    col2im_kernel(T* dx, const T* dcolumns, Map map, bool add, int64_t pixels) {
+  const auto [pixel, channel, left] = vector_place<T>(map.channels);
+  if (pixel >= pixels) return;
   const int64_t x = pixel % map.width, y = pixel / map.width % map.height;
-  const int64_t image = pixel / (map.width * map.height), left = map.channels - channel;
+  const int64_t image = pixel / (map.width * map.height);
   float sums[kVector<T>] = {};
   for (int tap = 0; tap < 9; ++tap) {
     const int64_t centre_y = y + 1 - tap / 3, centre_x = x + 1 - tap % 3;
@@ -82,21 +72,20 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 void CudaBackend::im2col(Tensor& columns, const Tensor& x, int64_t stride) {
   if (columns.numel() == 0) return;
+  const Map map = map_of(x, stride);
+  const int64_t places = x.size(0) * map.rows * map.per_row * 9;
   for_cuda_float("im2col", x.dtype(), [&]<class T>(T) {
-    const Map map = map_of<T>(x, stride);
-    const int64_t items = x.size(0) * map.rows * map.per_row * 9 * map.vectors;
-    launch("im2col", im2col_kernel<T>, thread_per_item(items), compute_stream(), columns.data<T>(),
-           x.data<T>(), map, items);
+    launch("im2col", im2col_kernel<T>, thread_per_vector<T>(places, map.channels), compute_stream(),
+           columns.data<T>(), x.data<T>(), map, places);
   });
 }
 
 void CudaBackend::col2im(Tensor& dx, const Tensor& dcolumns, int64_t stride, Accumulate to_dx) {
   if (dx.numel() == 0) return;
   for_cuda_float("col2im", dx.dtype(), [&]<class T>(T) {
-    const Map map = map_of<T>(dx, stride);
-    const int64_t items = dx.size(0) * map.height * map.width * map.vectors;
-    launch("col2im", col2im_kernel<T>, thread_per_item(items), compute_stream(), dx.data<T>(),
-           dcolumns.data<T>(), map, to_dx == Accumulate::kYes, items);
+    launch("col2im", col2im_kernel<T>, thread_per_vector<T>(dx.rows(), dx.width()),
+           compute_stream(), dx.data<T>(), dcolumns.data<T>(), map_of(dx, stride),
+           to_dx == Accumulate::kYes, dx.rows());
   });
 }
 

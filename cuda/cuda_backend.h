@@ -2,8 +2,9 @@
 // implements these members: backend.cu, matmul.cu, layer_norm.cu, gelu.cu, attention.cu, ...
 //
 // Everything is put on one compute stream in the order of the calls, so a block of memory may be
-// reused as soon as its tensor is gone. Other streams (of uploads, of communicators) may touch only
-// buffers that live as long as the training: the others could be given away under them.
+// reused as soon as its tensor is gone. Another stream may touch a tensor only while somebody holds
+// it, until the compute stream waits for that stream: the target of uploads lives as long as the
+// training, and a communicator holds its arguments until wait().
 #pragma once
 
 #include <cuda_bf16.h>

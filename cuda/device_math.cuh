@@ -158,4 +158,18 @@ __device__ inline int64_t grid_thread() {
   return static_cast<int64_t>(blockIdx.x) * kBlockThreads + block_thread();
 }
 
+/// A vector of a matrix: its row, its first column, and the numbers from there to the row's end.
+struct VectorPlace {
+  int64_t row, column, left;
+};
+
+/// The one that falls to this thread where a launch has one thread for each vector of rows of `width`
+/// numbers; threads too many get rows past the last.
+template <class T>
+__device__ inline VectorPlace vector_place(int64_t width) {
+  const int64_t vectors = (width + kVector<T> - 1) / kVector<T>;
+  const int64_t column = grid_thread() % vectors * kVector<T>;
+  return {grid_thread() / vectors, column, width - column};
+}
+
 }  // namespace clip

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kBlockThreads)
     bias_gelu_backward_kernel(T* dx, float* partials, const T* dy, const T* x, const T* bias,
                               bool add_to_dx, int64_t rows, int64_t width) {
   float* partial = partials + static_cast<int64_t>(blockIdx.y) * width;
-  sum_segment<T, 1>(partial, rows, width,
+  sum_segment<T, 1>(partial, {rows, width},
                     [=](float(&sums)[1][kVector<T>], int64_t row, int64_t column, int64_t left) {
                       const int64_t at = row * width + column;
                       float gradient[kVector<T>], values[kVector<T>], added[kVector<T>];
@@ -64,7 +64,7 @@ void CudaBackend::bias_gelu_backward(Tensor& dx, Tensor& dbias, const Tensor& dy
     for_cuda_float("bias_gelu", x.dtype(), [&]<class T>(T) {
       const auto kernel = kind == Gelu::kQuick ? bias_gelu_backward_kernel<Gelu::kQuick, T>
                                                : bias_gelu_backward_kernel<Gelu::kErf, T>;
-      launch("bias_gelu_backward", kernel, segment_blocks<T, 1>(rows, width), stream,
+      launch("bias_gelu_backward", kernel, segment_blocks<T, 1>({rows, width}), stream,
              data_or_null<T>(dx), partials.data<float>(), dy.data<T>(), x.data<T>(), bias.data<T>(),
              to_dx == Accumulate::kYes, rows, width);
     });

@@ -21,6 +21,12 @@ inline LaunchShape thread_per_item(int64_t items) {
   return blocks(divide_up(items, kBlockThreads));
 }
 
+/// One thread for each vector of rows of `width` numbers; kernels find theirs by vector_place<T>().
+template <class T>
+LaunchShape thread_per_vector(int64_t rows, int64_t width) {
+  return thread_per_item(rows * divide_up(width, kVector<T>));
+}
+
 /// Address of the first element, or null where the tensor is not wanted or absent.
 template <class T>
 T* data_or_null(Tensor& tensor) {

@@ -212,7 +212,7 @@ __device__ void backward_row(float (&sums)[3][kVector<T>], const Backward<T>& b,
 template <class T>
 __global__ void __launch_bounds__(kBlockThreads, 3) layer_norm_backward_kernel(Backward<T> b) {
   float* partial = b.partials + static_cast<int64_t>(blockIdx.y) * 3 * b.width;
-  sum_segment<T, 3>(partial, b.rows, b.width,
+  sum_segment<T, 3>(partial, {b.rows, b.width},
                     [&b](float(&sums)[3][kVector<T>], int64_t row, int64_t column, int64_t left) {
                       backward_row(sums, b, row, column, left);
                     });
@@ -245,7 +245,7 @@ void backward(Tensor& dx, const ColumnTotal& dx_sums, const ColumnTotal& dweight
         launch("layer_norm_row_means", layer_norm_row_means_kernel<T>, warp_per_row(rows), stream,
                b);
       launch("layer_norm_backward", layer_norm_backward_kernel<T>,
-             segment_blocks<T, 3>(rows, width), stream, b);
+             segment_blocks<T, 3>({rows, width}), stream, b);
     });
   }
   add_segments(stream, {dweight, dbias, dx_sums}, partials, width);

@@ -70,14 +70,6 @@ struct Operand {
   }
 };
 
-/// x as BF16, where only the other factor is.
-Tensor in_common_dtype(const Tensor& x, const Tensor& other) {
-  if (x.dtype() == other.dtype() || x.dtype() == DType::kBF16) return x;
-  Tensor narrow = Tensor::empty(x.backend(), x.shape(), DType::kBF16);
-  x.backend().convert(narrow, x);
-  return narrow;
-}
-
 }  // namespace
 
 void CudaBackend::matmul(Tensor& c, const Tensor& a, Transpose transpose_a, const Tensor& b,
@@ -91,7 +83,8 @@ void CudaBackend::matmul(Tensor& c, const Tensor& a, Transpose transpose_a, cons
   for (const Tensor* matrix : {static_cast<const Tensor*>(&c), &a, &b})
     for_cuda_float("matmul", matrix->dtype(), [](auto) {});
   const cudaStream_t stream = compute_stream();
-  const Tensor left = in_common_dtype(a, b), right = in_common_dtype(b, a);
+  const DType common = a.dtype() == b.dtype() ? a.dtype() : DType::kBF16;
+  const Tensor left = a.as_dtype(common), right = b.as_dtype(common);
   const Operand to(c, Transpose::kNo), first(left, transpose_a), second(right, transpose_b);
   first.fill(stream);
   second.fill(stream);

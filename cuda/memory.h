@@ -13,8 +13,9 @@
 namespace clip {
 
 /// Keeps freed blocks for the next tensor of about their size: after the first steps nothing is
-/// asked of the driver, which would wait for the GPU. All users are on one stream, so that a freed
-/// block may be handed out while kernels still to run read it.
+/// asked of the driver, which would wait for the GPU. A freed block may be handed out while kernels
+/// still to run read it: whoever gets it uses it on the same stream, behind them. What other streams
+/// do with a block must be over, or waited for by this one, before it is freed.
 class DeviceMemory {
  public:
   explicit DeviceMemory(cudaStream_t stream) : stream_(stream) {}

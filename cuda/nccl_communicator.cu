@@ -71,12 +71,9 @@ class NcclCommunicator final : public Communicator {
   int64_t rank() const override { return launch_.rank(); }
   int64_t size() const override { return launch_.size(); }
   int64_t local_rank() const override { return launch_.local_rank(); }
-  int64_t local_size() const override { return launch_.local_size(); }
 
   void all_gather(Tensor& all, const Tensor& mine) override {
-    CLIP_CHECK(all.bytes() == mine.bytes() * size() && all.dtype() == mine.dtype(), "[all_gather] ",
-               size(), " times ", mine.dtype(), " ", mine.shape(), " do not fit into ", all.dtype(),
-               " ", all.shape());
+    check_gather(all, mine);
     start({all, mine});
     check_nccl(ncclAllGather(mine.raw(), all.raw(), static_cast<size_t>(mine.numel()),
                              nccl_type(mine.dtype()), comm_, stream_),

@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   const int64_t place = blockIdx.z;
   float* partial = partials + (static_cast<int64_t>(blockIdx.y) * gridDim.z + place) * width;
   sum_segment<T, 1>(
-      partial, captions, width,
+      partial, {captions, width},
       [=](float(&sums)[1][kVector<T>], int64_t caption, int64_t column, int64_t left) {
         const int64_t row = offsets[caption] + place;
         if (row >= offsets[caption + 1]) return;
@@ -138,7 +138,7 @@ void add_to_table(Tensor& dtable, const Tensor& dy, const Tensor& tokens, const 
   const bool add = to_dtable == Accumulate::kYes;
   LaunchShape shape = warp_per_row(pieces);
   for_cuda_float("token_embedding", dy.dtype(), [&]<class T>(T) {
-    shape.grid.y = static_cast<unsigned>(divide_up(width, kBlockColumns<T>));
+    shape.grid.y = static_cast<unsigned>(divide_up(width, kWarp * kVector<T>));
     launch("token_embedding_backward", table_sums_kernel<T>, shape, stream, dtable.data<float>(),
            partials.data<float>(), dy.data<T>(), tokens.data<int32_t>(), order.data<int32_t>(), add,
            entries, width);
@@ -158,7 +158,7 @@ void add_to_positions(Tensor& dpositions, const Tensor& dy, const Tensor& offset
   if (partials.numel() > 0) {
     for_cuda_float("token_embedding", dy.dtype(), [&]<class T>(T) {
       launch("token_embedding_backward", position_sums_kernel<T>,
-             segment_blocks<T, 1>(captions, width, places), stream, partials.data<float>(),
+             segment_blocks<T, 1>({captions, width}, places), stream, partials.data<float>(),
              dy.data<T>(), offsets.data<int32_t>(), captions, width);
     });
   }

@@ -10,7 +10,8 @@
 // into a BF16 or an F32 c (a single F32 factor is rounded to BF16). Kernels add up in at least F32.
 // An undefined Tensor means "not wanted" for outputs and "absent" for inputs. Backward kernels write
 // or add, as the Accumulate beside each output says. Every sum has an order that depends on sizes
-// alone (segments of kSegmentRows rows), never on the number of threads.
+// alone (segments of kSegmentRows rows; of a multiple for BatchNorm on a GPU, as the number of rows
+// says), never on the number of threads.
 //
 // Letters: N sequences or images, R rows (tokens of a packed batch), C width, H heads, D head size,
 // V vocabulary, P patches, E embedding size.

@@ -15,9 +15,7 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int64_t rank() const = 0;
   virtual int64_t size() const = 0;
-  /// The rank among those on this machine, and their number.
-  virtual int64_t local_rank() const { return rank(); }
-  virtual int64_t local_size() const { return size(); }
+  virtual int64_t local_rank() const { return rank(); }  ///< among those on this machine
   /// all [size * n, ...] = the ranks' mine [n, ...] in rank order
   virtual void all_gather(Tensor& all, const Tensor& mine) = 0;
   /// The same bits on all ranks, and every time.
@@ -27,7 +25,14 @@ class Communicator {
   virtual void wait() = 0;
   /// Ends the processes of all ranks, whatever they wait for; returns where there is but one.
   virtual void abort(int /*exit_status*/) {}
+
+ protected:
+  /// The one check of all_gather's arguments: throws clip::Error unless `all` holds the ranks' parts.
+  void check_gather(const Tensor& all, const Tensor& mine) const;
 };
+
+/// [size * n, ...] of the ranks' mine [n, ...], there after comm.wait()
+Tensor gathered(const Tensor& mine, Communicator& comm);
 
 /// The communicator of a run of one process.
 std::unique_ptr<Communicator> make_single_communicator();

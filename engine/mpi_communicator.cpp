@@ -50,7 +50,7 @@ class MpiCommunicator final : public Communicator {
     MPI_Comm machine = MPI_COMM_NULL;
     check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine),
               "MPI_Comm_split_type");
-    std::tie(local_rank_, local_size_) = place_in(machine);
+    local_rank_ = place_in(machine).first;
     check_mpi(MPI_Comm_free(&machine), "MPI_Comm_free");
   }
 
@@ -59,14 +59,11 @@ class MpiCommunicator final : public Communicator {
   int64_t rank() const override { return rank_; }
   int64_t size() const override { return size_; }
   int64_t local_rank() const override { return local_rank_; }
-  int64_t local_size() const override { return local_size_; }
 
   void all_gather(Tensor& all, const Tensor& mine) override {
     check_host(all);
     check_host(mine);
-    CLIP_CHECK(all.bytes() == mine.bytes() * size_ && all.dtype() == mine.dtype(), "[all_gather] ",
-               size_, " times ", mine.dtype(), " ", mine.shape(), " do not fit into ", all.dtype(),
-               " ", all.shape());
+    check_gather(all, mine);
     for_pieces(mine.bytes(), [&](int64_t begin, int count) {
       // The piece of rank r belongs at r * mine.bytes() + begin: a type of that extent says so.
       MPI_Datatype bytes = MPI_DATATYPE_NULL, piece = MPI_DATATYPE_NULL;
@@ -116,6 +113,7 @@ class MpiCommunicator final : public Communicator {
   void abort(int exit_status) override { MPI_Abort(MPI_COMM_WORLD, exit_status); }
 
  private:
+  /// This rank's number in a group, and the group's size.
   static std::pair<int, int> place_in(MPI_Comm comm) {
     int rank = 0, size = 0;
     check_mpi(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank");
@@ -153,7 +151,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   int64_t largest_;
-  int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
+  int rank_ = 0, size_ = 1, local_rank_ = 0;
   std::vector<MPI_Request> running_;
   std::vector<Tensor> kept_;
 };

@@ -62,6 +62,13 @@ Tensor Tensor::clone() const {
   return copy;
 }
 
+Tensor Tensor::as_dtype(DType dtype) const {
+  if (dtype == dtype_) return *this;
+  Tensor converted = empty(backend(), shape_, dtype);
+  backend().convert(converted, *this);
+  return converted;
+}
+
 void Tensor::copy_to_host(void* host) const { backend().copy_to_host(host, raw(), bytes()); }
 
 void Tensor::copy_from_host(const void* host) { backend().copy_from_host(raw(), host, bytes()); }

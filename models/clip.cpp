@@ -39,11 +39,16 @@ Variable mean_of_patches(const Variable& tokens, int64_t images) {
 
 Variable VisionTransformer::operator()(const Tensor& images, const Tensor& kept_tokens,
                                        const TowerOptions& options) const {
+  return project(before_projection(images, kept_tokens, options), proj);
+}
+
+Variable VisionTransformer::before_projection(const Tensor& images, const Tensor& kept_tokens,
+                                              const TowerOptions& options) const {
   check_images(images, config.image_size);
   Variable x = assemble_tokens(patch_embedding(images, conv1, config.preprocess.statistics()),
                                class_embedding, positional_embedding);
   if (kept_tokens) x = gather_rows(x, kept_tokens);
-  return project(pooled(ln_pre ? (*ln_pre)(x) : x, images.size(0), options), proj);
+  return pooled(ln_pre ? (*ln_pre)(x) : x, images.size(0), options);
 }
 
 Variable VisionTransformer::pooled(const Variable& tokens, int64_t images,
@@ -110,6 +115,11 @@ void Clip::collect(ParameterList& list) const {
   text.collect(list, "");
   list.add("logit_scale", logit_scale);
   if (logit_bias.defined()) list.add("logit_bias", logit_bias);
+}
+
+Variable Clip::probe_features(const Tensor& images) const {
+  const auto* transformer = std::get_if<VisionTransformer>(&visual);
+  return transformer ? transformer->before_projection(images, {}, towers) : encode_image(images);
 }
 
 bool is_locked(const std::string& name, const LockedTowers& locked) {

@@ -18,6 +18,9 @@ struct VisionTransformer {
   /// through the blocks (patch dropout), undefined: all; returns [N, E], not normalised
   Variable operator()(const Tensor& images, const Tensor& kept_tokens,
                       const TowerOptions& options) const;
+  /// The same before the projection, [N, C]: I_f in figure 3 of the paper.
+  Variable before_projection(const Tensor& images, const Tensor& kept_tokens,
+                             const TowerOptions& options) const;
 
   VisionConfig config;
   Variable conv1;                 // [C, 3, K, K]
@@ -66,6 +69,9 @@ struct Clip {
     return std::visit([&](const auto& tower) { return tower(images, kept_tokens, options); },
                       visual);
   }
+  /// What the paper's linear probes read, [N, C or E], in the towers' dtype or F32: of a
+  /// VisionTransformer the features before its projection; a ResNet has none after its attention pool.
+  Variable probe_features(const Tensor& images) const;
   Variable encode_text(const PackedTokens& tokens) const { return text(tokens, towers); }
 
   ClipConfig config;

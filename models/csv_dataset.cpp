@@ -120,8 +120,15 @@ class CsvDataset : public Dataset {
   int64_t size() const override { return static_cast<int64_t>(rows_.size()); }
 
   Sample get(int64_t index, int64_t) const override {
-    const Row& row = rows_.at(static_cast<size_t>(index));
-    return {load_sample_image((folder_ / row.image).string()), row.caption};
+    return {load_sample_image(picture_name(index)), caption(index)};
+  }
+
+  std::string caption(int64_t index) const override {
+    return rows_.at(static_cast<size_t>(index)).caption;
+  }
+
+  std::string picture_name(int64_t index) const override {
+    return (folder_ / rows_.at(static_cast<size_t>(index)).image).string();
   }
 
   std::vector<std::string> captions() const override {

@@ -78,21 +78,31 @@ std::vector<std::string> files_under(const std::string& path) {
   return files;
 }
 
-std::unique_ptr<Dataset> open_dataset(const std::string& train_data, const CsvOptions& options,
-                                      Split split) {
+DataKind data_kind(const std::string& data) {
   std::error_code ignored;
-  if (fs::is_directory(train_data, ignored)) {
-    if (auto pictures = find_labelled_files(train_data, split))
-      return caption_by_class(std::move(*pictures));
-    return open_folder_dataset(train_data);
-  }
-  const std::string lower = lower_case(train_data);
-  if (lower.ends_with(".csv") || lower.ends_with(".tsv")) {
-    return open_csv_dataset(train_data, options);
-  }
+  if (fs::is_directory(data, ignored)) return DataKind::kFolder;
+  const std::string lower = lower_case(data);
+  if (lower.ends_with(".csv") || lower.ends_with(".tsv")) return DataKind::kCsv;
   // ".tar.gz" and ".tgz" go there for the sentence that says what to do about them.
   for (const char* sign : {".tar", ".tgz", "{", "}", "::"}) {
-    if (lower.find(sign) != std::string::npos) return open_tar_dataset(train_data);
+    if (lower.find(sign) != std::string::npos) return DataKind::kTar;
+  }
+  return DataKind::kUnknown;
+}
+
+std::unique_ptr<Dataset> open_dataset(const std::string& train_data, const CsvOptions& options,
+                                      Split split) {
+  switch (data_kind(train_data)) {
+    case DataKind::kFolder:
+      if (auto pictures = find_labelled_files(train_data, split))
+        return caption_by_class(std::move(*pictures));
+      return open_folder_dataset(train_data);
+    case DataKind::kCsv:
+      return open_csv_dataset(train_data, options);
+    case DataKind::kTar:
+      return open_tar_dataset(train_data);
+    case DataKind::kUnknown:
+      break;
   }
   throw UsageError(
       concat("cannot tell what data '", train_data,

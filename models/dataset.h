@@ -38,6 +38,12 @@ class Dataset {
   /// throws    BrokenSample if its picture or caption cannot be read
   virtual Sample get(int64_t index, int64_t epoch) const = 0;
 
+  /// The caption of sample `index`, where possible without reading its picture. throws BrokenSample
+  virtual std::string caption(int64_t index) const { return get(index, 0).caption; }
+
+  /// The same for samples that show the same picture.
+  virtual std::string picture_name(int64_t index) const { return concat("sample ", index); }
+
   /// The captions a vocabulary is learned from: all, or of large sets evenly spaced ones.
   virtual std::vector<std::string> captions() const = 0;
 
@@ -53,7 +59,8 @@ class Dataset {
 struct CsvOptions {
   std::string image_key = "filepath";
   std::string caption_key = "title";
-  std::string separator;  ///< one character or "\t"; empty: tab if the header holds one, else comma
+  std::string separator =
+      {};  ///< one character or "\t"; empty: tab if the header holds one, else comma
 };
 
 /// A CSV or TSV with a header. RFC 4180 quotes (line ends inside quotes too), any line ends, a
@@ -74,8 +81,10 @@ std::unique_ptr<Dataset> open_folder_dataset(const std::string& path);
 /// one shard that share a name up to its first dot form a sample: a picture and a txt; a picture
 /// without a txt is a BrokenSample. Shards are indexed once and read at random places.
 ///
+/// text_extension    which members are the captions: "cls" takes those of labels for them
 /// throws    clip::Error if a shard is missing, compressed, cut short, no tar, or holds no sample
-std::unique_ptr<Dataset> open_tar_dataset(const std::string& pattern);
+std::unique_ptr<Dataset> open_tar_dataset(const std::string& pattern,
+                                          const std::string& text_extension = "txt");
 
 /// Which files of data sets that have both.
 enum class Split { kTrain, kTest };

@@ -15,6 +15,10 @@ namespace clip {
 /// Data sets that must read their captions from the disk hand out at most this many.
 inline constexpr int64_t kMaxVocabularyCaptions = 200'000;
 
+/// What an argument's form says that it is.
+enum class DataKind { kFolder, kCsv, kTar, kUnknown };
+DataKind data_kind(const std::string& data);
+
 /// The extensions below, as error sentences list them.
 inline constexpr std::string_view kPictureExtensions = "png, jpg, jpeg, bmp, gif, tga or ppm";
 

@@ -53,7 +53,8 @@ std::optional<EmbeddedBatch> EmbeddingStream::next() {
   if (inputs.empty()) return std::nullopt;
   const TapePause inference;
   const Variable features = encode_(inputs);
-  batch.features = on_host((options_.raw ? features : l2_normalize(features)).value());
+  const bool unit = options_.form == FeatureForm::kUnitLength;
+  batch.features = on_host((unit ? l2_normalize(features) : features).value());
   return batch;
 }
 
@@ -108,22 +109,46 @@ void EmbeddingStream::work(std::stop_token stop) {
   }
 }
 
-EmbeddingStream embed_pictures(const Clip& clip, EmbeddingStream::NextItem next_path,
-                               EmbeddingOptions options) {
-  const auto prepare = [&vision = clip.config.vision](const std::string& path) {
-    Image image = prepare_image(load_image(path), vision.image_size, vision.preprocess);
+namespace {
+
+EmbeddingStream embed_loaded(const Clip& clip, EmbeddingStream::NextItem next_item,
+                             std::function<Image(const std::string& item)> load,
+                             EmbeddingOptions options) {
+  const auto prepare = [&vision = clip.config.vision,
+                        load = std::move(load)](const std::string& item) {
+    Image image = prepare_image(load(item), vision.image_size, vision.preprocess);
     return TowerInput{.pixels = std::move(image.pixels), .tokens = {}};
   };
-  const auto encode = [&clip](const std::vector<TowerInput>& inputs) {
+  const auto encode = [&clip, form = options.form](const std::vector<TowerInput>& inputs) {
     const int64_t size = clip.config.vision.image_size;
     std::vector<uint8_t> pixels;
     pixels.reserve(inputs.size() * inputs.front().pixels.size());
     for (const TowerInput& input : inputs)
       pixels.insert(pixels.end(), input.pixels.begin(), input.pixels.end());
-    return clip.encode_image(Tensor::from<uint8_t>(clip.logit_scale.backend(),
-                                                   {std::ssize(inputs), size, size, 3}, pixels));
+    const Tensor images = Tensor::from<uint8_t>(clip.logit_scale.backend(),
+                                                {std::ssize(inputs), size, size, 3}, pixels);
+    return form == FeatureForm::kBeforeProjection ? clip.probe_features(images)
+                                                  : clip.encode_image(images);
   };
-  return {std::move(next_path), prepare, encode, std::move(options)};
+  return {std::move(next_item), prepare, encode, std::move(options)};
+}
+
+}  // namespace
+
+EmbeddingStream embed_pictures(const Clip& clip, EmbeddingStream::NextItem next_path,
+                               EmbeddingOptions options) {
+  return embed_loaded(clip, std::move(next_path), load_image, std::move(options));
+}
+
+EmbeddingStream embed_pictures(const Clip& clip, int64_t count,
+                               std::function<Image(int64_t)> picture, EmbeddingOptions options) {
+  const auto next = [count, i = int64_t{0}]() mutable {
+    return i < count ? std::optional(std::to_string(i++)) : std::nullopt;
+  };
+  const auto load = [picture = std::move(picture)](const std::string& number) {
+    return picture(std::stoll(number));
+  };
+  return embed_loaded(clip, next, load, std::move(options));
 }
 
 EmbeddingStream embed_texts(const Clip& clip, const Tokenizer& tokenizer,
@@ -138,6 +163,23 @@ EmbeddingStream embed_texts(const Clip& clip, const Tokenizer& tokenizer,
     return clip.encode_text(pack_tokens(tokens, clip.logit_scale.backend()));
   };
   return {std::move(next_text), prepare, encode, std::move(options)};
+}
+
+NumberedFeatures picture_features(const Clip& clip, int64_t count,
+                                  std::function<Image(int64_t)> picture, EmbeddingOptions options) {
+  EmbeddingStream stream = embed_pictures(clip, count, std::move(picture), std::move(options));
+  NumberedFeatures all;
+  while (const std::optional<EmbeddedBatch> batch = stream.next()) {
+    const auto width = std::ssize(batch->features) / std::ssize(batch->items);
+    if (!all.rows.defined()) all.rows = Tensor::empty(cpu_backend(), {count, width}, DType::kF32);
+    const int64_t first = std::ssize(all.numbers);
+    std::copy(batch->features.begin(), batch->features.end(),
+              all.rows.data<float>() + first * width);
+    for (const std::string& item : batch->items) all.numbers.push_back(std::stoll(item));
+  }
+  CLIP_CHECK(!all.numbers.empty(), "none of the ", count, " pictures can be read");
+  all.rows = all.rows.slice(0, std::ssize(all.numbers));
+  return all;
 }
 
 }  // namespace clip

@@ -13,14 +13,18 @@
 #include <vector>
 
 #include "models/clip.h"
+#include "models/image.h"
 #include "models/tokenizer.h"
 
 namespace clip {
 
+/// Unit vectors; as the projection gives them; as Clip::probe_features does (pictures alone).
+enum class FeatureForm { kUnitLength, kProjected, kBeforeProjection };
+
 struct EmbeddingOptions {
   int64_t batch_size = 0;  ///< rows that the tower takes at once
   int64_t workers = 2;     ///< threads, of lowered priority; 0 prepares everything in next()
-  bool raw = false;        ///< as the projection gives them; else of unit length
+  FeatureForm form = FeatureForm::kUnitLength;
   /// Called in next() with the sentence of each picture that cannot be read; it is left out then.
   /// Unset: next() throws that.
   std::function<void(const std::string& sentence)> left_out = {};
@@ -91,7 +95,19 @@ class EmbeddingStream {
 /// Files by the checkpoint's own rules for pictures.
 EmbeddingStream embed_pictures(const Clip& clip, EmbeddingStream::NextItem next_path,
                                EmbeddingOptions options);
+/// Pictures 0 ... count - 1 of any source, `picture` called by workers; items are the numbers.
+EmbeddingStream embed_pictures(const Clip& clip, int64_t count,
+                               std::function<Image(int64_t)> picture, EmbeddingOptions options);
 EmbeddingStream embed_texts(const Clip& clip, const Tokenizer& tokenizer,
                             EmbeddingStream::NextItem next_text, EmbeddingOptions options);
+
+/// Features of a numbered list of items, as far as they could be read.
+struct NumberedFeatures {
+  std::vector<int64_t> numbers;  ///< of the items, ascending
+  Tensor rows;                   ///< F32 [numbers, width] on the CPU
+};
+/// throws    clip::Error if none of the `count` pictures can be read
+NumberedFeatures picture_features(const Clip& clip, int64_t count,
+                                  std::function<Image(int64_t)> picture, EmbeddingOptions options);
 
 }  // namespace clip

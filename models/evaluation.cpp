@@ -1,7 +1,10 @@
 #include "models/evaluation.h"
 
 #include <algorithm>
+#include <numeric>
 #include <set>
+
+#include "models/retrieval.h"
 
 namespace clip {
 namespace {
@@ -91,6 +94,10 @@ Tensor rows_of(const Tensor& x, const std::vector<int64_t>& rows) {
   return picked;
 }
 
+Retrieval first_places(const RetrievalPlaces& places) {
+  return {recall_at(1, places.of_text), recall_at(1, places.of_image)};
+}
+
 /// The first scene of each caption, and that caption's features.
 Retrieval retrieval_of(const EmojiScenes& scenes, const Asked& asked, const Tensor& candidates) {
   std::set<int64_t> used;
@@ -107,21 +114,9 @@ Retrieval retrieval_of(const EmojiScenes& scenes, const Asked& asked, const Tens
 }  // namespace
 
 Retrieval retrieve(const Tensor& images, const Tensor& texts) {
-  const Tensor similarity = cosines(images, texts);
-  const int64_t count = similarity.size(0);
-  const float* s = similarity.data<float>();
-  Retrieval result;
-  for (int64_t i = 0; i < count; ++i) {
-    bool text_first = true, image_first = true;
-    for (int64_t j = 0; j < count; ++j) {
-      if (j == i) continue;
-      text_first = text_first && s[i * count + j] < s[i * count + i];
-      image_first = image_first && s[j * count + i] < s[i * count + i];
-    }
-    result.text_of_image.count(text_first);
-    result.image_of_text.count(image_first);
-  }
-  return result;
+  std::vector<int64_t> same_row(static_cast<size_t>(images.size(0)));
+  std::iota(same_row.begin(), same_row.end(), 0);
+  return first_places(retrieval_places(images, texts, same_row));
 }
 
 SceneReport evaluate_scenes(const Clip& clip, const Tokenizer& tokenizer, const EmojiScenes& scenes,
@@ -153,14 +148,14 @@ SceneReport evaluate_scenes(const Clip& clip, const Tokenizer& tokenizer, const 
 
 Retrieval evaluate_retrieval(const Clip& clip, const Tokenizer& tokenizer, const Dataset& dataset,
                              Communicator* ranks, int64_t limit) {
-  const int64_t count = std::min(limit, dataset.size()), size = clip.config.vision.image_size;
+  const CaptionedPictures all = group_captions(
+      dataset, [](const std::string&) {}, limit);
+  const int64_t count = all.size(), size = clip.config.vision.image_size;
   const RowRange share = share_of_rows(count, ranks);
-  std::vector<std::string> captions(static_cast<size_t>(count));  // those of this rank's share
   Tensor readable = Tensor::zeros(cpu_backend(), {share.size()}, DType::kU8);
   const auto picture = [&](int64_t i) {
     try {
-      Sample sample = dataset.get(i, 0);
-      captions[static_cast<size_t>(i)] = std::move(sample.caption);
+      const Sample sample = dataset.get(all.samples[static_cast<size_t>(i)], 0);
       readable.data<uint8_t>()[i - share.begin] = 1;
       return prepare_image(sample.image, size, clip.config.vision.preprocess);
     } catch (const BrokenSample&) {
@@ -168,13 +163,14 @@ Retrieval evaluate_retrieval(const Clip& clip, const Tokenizer& tokenizer, const
     }
   };
   const Tensor images = image_features(clip, count, picture, ranks);
-  const Tensor texts = text_features(clip, tokenizer, captions, ranks);
   if (ranks != nullptr) readable = gather_shares(readable, count, *ranks);
   std::vector<int64_t> rows;
   for (int64_t i = 0; i < count; ++i)
     if (readable.data<uint8_t>()[i] != 0) rows.push_back(i);
   CLIP_CHECK(!rows.empty(), "none of the pictures of ", dataset.describe(), " can be read");
-  return retrieve(rows_of(images, rows), rows_of(texts, rows));
+  const CaptionedPictures kept = all.only(rows);
+  return first_places(retrieval_places(
+      rows_of(images, rows), text_features(clip, tokenizer, kept.captions, ranks), kept.image_of));
 }
 
 }  // namespace clip

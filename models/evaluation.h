@@ -32,7 +32,7 @@ SceneReport evaluate_scenes(const Clip& clip, const Tokenizer& tokenizer, const 
                             Communicator* ranks = nullptr, int64_t scenes_per_split = 1000);
 
 /// Retrieval between the pictures and captions of a data set (at most `limit` samples, its first
-/// ones, broken pictures left out).
+/// ones, broken ones left out), grouped as models/retrieval.h has it.
 Retrieval evaluate_retrieval(const Clip& clip, const Tokenizer& tokenizer, const Dataset& dataset,
                              Communicator* ranks = nullptr, int64_t limit = 5000);
 

@@ -73,9 +73,7 @@ Tensor text_features(const Clip& clip, const Tokenizer& tokenizer,
 }
 
 std::vector<float> on_host(const Tensor& features) {
-  Tensor single = Tensor::empty(features.backend(), features.shape(), DType::kF32);
-  features.backend().convert(single, features);
-  return single.to_vector<float>();
+  return features.as_dtype(DType::kF32).to_vector<float>();
 }
 
 Tensor cosines(const Tensor& a, const Tensor& b) {

@@ -51,6 +51,14 @@ class FolderDataset : public Dataset {
     return {load_sample_image(pairs_.at(static_cast<size_t>(index)).image), caption(index)};
   }
 
+  std::string caption(int64_t index) const override {
+    try {
+      return std::string(trim(read_whole_file(pairs_.at(static_cast<size_t>(index)).caption)));
+    } catch (const Error& error) {
+      throw BrokenSample(error.what());
+    }
+  }
+
   std::vector<std::string> captions() const override {
     return spread_captions(size(), [this](int64_t index) { return caption(index); });
   }
@@ -79,14 +87,6 @@ class FolderDataset : public Dataset {
             : "no picture";
     throw Error(concat("the folder ", path_, " holds no sample: expected pictures (",
                        kPictureExtensions, "), each with a .txt of the same name, found ", found));
-  }
-
-  std::string caption(int64_t index) const {
-    try {
-      return std::string(trim(read_whole_file(pairs_.at(static_cast<size_t>(index)).caption)));
-    } catch (const Error& error) {
-      throw BrokenSample(error.what());
-    }
   }
 
   std::string path_;

@@ -1,8 +1,5 @@
 #include "models/labelled_pictures.h"
 
-#include <archive.h>
-#include <archive_entry.h>
-
 #include <algorithm>
 #include <array>
 #include <filesystem>
@@ -10,6 +7,7 @@
 #include <utility>
 
 #include "models/dataset_files.h"
+#include "models/unpacked_file.h"
 
 namespace fs = std::filesystem;
 
@@ -104,26 +102,6 @@ std::optional<LabelledPictures> find_cifar(const std::string& folder, Split spli
 
 // ---- MNIST and its like: idx files, a header of big-endian numbers and then bytes.
 
-/// The bytes of a file, uncompressed if it is gzip's; more than `limit` are an error.
-std::string read_maybe_compressed(const std::string& path, size_t limit) {
-  const std::unique_ptr<archive, int (*)(archive*)> reader(archive_read_new(), archive_read_free);
-  archive_read_support_filter_gzip(reader.get());
-  archive_read_support_format_raw(reader.get());
-  archive_entry* entry = nullptr;
-  constexpr size_t kBlock = 1 << 16;
-  CLIP_CHECK(archive_read_open_filename(reader.get(), path.c_str(), kBlock) == ARCHIVE_OK &&
-                 archive_read_next_header(reader.get(), &entry) == ARCHIVE_OK,
-             path, " cannot be read or is empty");
-  std::string bytes, block(kBlock, '\0');
-  while (true) {
-    const la_ssize_t count = archive_read_data(reader.get(), block.data(), block.size());
-    CLIP_CHECK(count >= 0, path, " is damaged: ", archive_error_string(reader.get()));
-    if (count == 0) return bytes;
-    bytes.append(block, 0, static_cast<size_t>(count));
-    CLIP_CHECK(bytes.size() <= limit, path, " must have at most ", limit, " bytes");
-  }
-}
-
 /// Bytes of an idx file and its sizes, the number of items first.
 struct IdxFile {
   std::string bytes;
@@ -133,7 +111,7 @@ struct IdxFile {
 
 IdxFile read_idx(const std::string& path, size_t dimensions) {
   constexpr size_t kLimit = size_t{1} << 31;
-  IdxFile file{.bytes = read_maybe_compressed(path, kLimit), .sizes = {}};
+  IdxFile file{.bytes = read_unpacked(path, kLimit), .sizes = {}};
   const std::string magic = {0, 0, 8, static_cast<char>(dimensions)};
   CLIP_CHECK(file.bytes.starts_with(magic) && file.bytes.size() >= 4 + 4 * dimensions, path,
              " must begin with the header of an idx file of bytes in ", dimensions, " dimensions");
@@ -237,6 +215,47 @@ LabelledPictures read_classes(const std::string& path) {
   return pictures;
 }
 
+/// The number that a text of digits is, if all texts are such and no number is absurd.
+std::optional<std::vector<int64_t>> class_numbers(const Strings& texts) {
+  constexpr size_t kMostDigits = 5;
+  std::vector<int64_t> numbers;
+  for (const std::string& text : texts) {
+    if (text.empty() || text.size() > kMostDigits ||
+        text.find_first_not_of("0123456789") != std::string::npos)
+      return std::nullopt;
+    numbers.push_back(std::stoll(text));
+  }
+  return numbers;
+}
+
+/// A data set whose captions are classes: numbers from 0, or names.
+LabelledPictures read_labels(const std::shared_ptr<const Dataset>& dataset) {
+  Strings texts;
+  for (int64_t i = 0; i < dataset->size(); ++i) {
+    texts.push_back(dataset->caption(i));
+    CLIP_CHECK(!trim(texts.back()).empty(), dataset->describe(), ": the label of sample ", i,
+               " is blank");
+  }
+  LabelledPictures pictures{.description = dataset->describe()};
+  if (auto numbers = class_numbers(texts)) {
+    pictures.labels = std::move(*numbers);
+    pictures.numbered = true;
+    const int64_t largest = *std::max_element(pictures.labels.begin(), pictures.labels.end());
+    for (int64_t label = 0; label <= largest; ++label) pictures.classes.push_back(concat(label));
+  } else {
+    pictures.classes = texts;
+    std::sort(pictures.classes.begin(), pictures.classes.end());
+    pictures.classes.erase(std::unique(pictures.classes.begin(), pictures.classes.end()),
+                           pictures.classes.end());
+    for (const std::string& text : texts)
+      pictures.labels.push_back(
+          std::lower_bound(pictures.classes.begin(), pictures.classes.end(), text) -
+          pictures.classes.begin());
+  }
+  pictures.picture = [dataset](int64_t index) { return dataset->get(index, 0).image; };
+  return pictures;
+}
+
 class CaptionedByClass : public Dataset {
  public:
   explicit CaptionedByClass(LabelledPictures pictures) : pictures_(std::move(pictures)) {}
@@ -251,6 +270,11 @@ class CaptionedByClass : public Dataset {
     }
   }
 
+  std::string caption(int64_t index) const override {
+    const int64_t label = pictures_.labels.at(static_cast<size_t>(index));
+    return concat("a photo of a ", in_words(pictures_.classes[static_cast<size_t>(label)]));
+  }
+
   std::vector<std::string> captions() const override {
     return spread_captions(size(), [this](int64_t index) { return caption(index); });
   }
@@ -261,11 +285,6 @@ class CaptionedByClass : public Dataset {
   }
 
  private:
-  std::string caption(int64_t index) const {
-    const int64_t label = pictures_.labels.at(static_cast<size_t>(index));
-    return concat("a photo of a ", in_words(pictures_.classes[static_cast<size_t>(label)]));
-  }
-
   LabelledPictures pictures_;
 };
 
@@ -281,9 +300,17 @@ std::string in_words(std::string name) {
   return name;
 }
 
-LabelledPictures open_labelled_pictures(const std::string& folder, Split split) {
-  auto pictures = find_labelled_files(folder, split);
-  return pictures ? std::move(*pictures) : read_classes(folder);
+LabelledPictures open_labelled_pictures(const std::string& data, Split split,
+                                        const CsvOptions& csv) {
+  switch (data_kind(data)) {
+    case DataKind::kCsv:
+      return read_labels(open_csv_dataset(data, csv));
+    case DataKind::kTar:
+      return read_labels(open_tar_dataset(data, "cls"));
+    default:
+      auto pictures = find_labelled_files(data, split);
+      return pictures ? std::move(*pictures) : read_classes(data);
+  }
 }
 
 std::unique_ptr<Dataset> caption_by_class(LabelledPictures pictures) {

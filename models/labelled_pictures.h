@@ -1,4 +1,4 @@
-// Pictures with a class each: folders of classes, and the files of CIFAR and MNIST.
+// Pictures with a class each: folders of classes, CSV, tar shards, the files of CIFAR and MNIST.
 #pragma once
 
 #include <cstdint>
@@ -17,24 +17,29 @@ struct LabelledPictures {
   std::string description = {};           ///< kind and place
   std::vector<std::string> classes = {};  ///< as the data set names them
   std::vector<int64_t> labels = {};       ///< of each picture: an index into `classes`
+  bool numbered = false;                  ///< CSV and tar: classes are the numbers 0, 1, ... there
   /// Picture i in [0, size()); thread-safe. throws clip::Error that names it if it cannot be read
   std::function<Image(int64_t)> picture = {};
 
   int64_t size() const { return std::ssize(labels); }
 };
 
-/// Opens a folder, by what it holds:
+/// Opens a .csv or .tsv file with a column of labels; .tar shards, a .cls beside each picture, as
+/// WebDataset's ImageNet has it; or a folder, by what it holds:
 ///   data_batch_1.bin ... test_batch.bin, batches.meta.txt                 CIFAR-10, binary version
 ///   train.bin, test.bin, fine_label_names.txt                             CIFAR-100, the fine classes
 ///   train-images-idx3-ubyte, t10k-labels-idx1-ubyte ..., also ".gz" or
 ///   "images.idx3"                                                         MNIST and its like
 ///   else subfolders of pictures                                           classes named by them
 /// The classes of MNIST and Fashion-MNIST, told by their first labels, have their known names;
-/// those of other files of that kind have numbers for names.
+/// those of other files of that kind have numbers for names. Labels of CSV and tar that are all
+/// numbers (of at most 5 digits) number the classes from 0; others name them, in sorted order.
 ///
-/// split     which files of CIFAR and MNIST; a folder of classes has one split only
+/// split     which files of CIFAR and MNIST; everything else has one split only
+/// csv       the columns; caption_key is that of the labels
 /// throws    clip::Error that names the file, what was expected and what was found
-LabelledPictures open_labelled_pictures(const std::string& folder, Split split);
+LabelledPictures open_labelled_pictures(const std::string& data, Split split,
+                                        const CsvOptions& csv = {.caption_key = "label"});
 
 /// The same without folders of classes: nothing if the folder is no CIFAR and no MNIST.
 std::optional<LabelledPictures> find_labelled_files(const std::string& folder, Split split);

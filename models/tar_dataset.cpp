@@ -137,10 +137,12 @@ MemberKey split_member_name(const std::string& name) {
 /// member that its sample has already opens a new one.
 class SampleGrouper {
  public:
+  explicit SampleGrouper(const std::string& text_extension) : text_extension_(text_extension) {}
+
   void add(const std::string& name, const Extent& extent) {
     const MemberKey key = split_member_name(name);
     const bool is_picture = is_picture_extension(key.extension);
-    if (!is_picture && key.extension != "txt") return;
+    if (!is_picture && key.extension != text_extension_) return;
     auto [place, is_new] = newest_.try_emplace(key.sample, samples_.size());
     if (!is_new && is_full(samples_[place->second], name, is_picture)) {
       place->second = samples_.size();
@@ -167,14 +169,15 @@ class SampleGrouper {
     return is_picture ? sample.picture_name == name : sample.caption.size >= 0;
   }
 
+  const std::string& text_extension_;
   std::vector<TarSample> samples_;
   std::unordered_map<std::string, size_t> newest_;  ///< base name -> its newest sample
 };
 
-TarIndex index_shard(const std::string& shard) {
+TarIndex index_shard(const std::string& shard, const std::string& text_extension) {
   const int64_t shard_size = ReadOnlyFile(shard).size();
   const ArchiveReader reader = open_archive(shard);
-  SampleGrouper grouper;
+  SampleGrouper grouper(text_extension);
   while (archive_entry* entry = next_member(reader.get(), shard)) {
     if (archive_entry_filetype(entry) != AE_IFREG) continue;
     const std::string name = member_name(entry);
@@ -188,20 +191,20 @@ TarIndex index_shard(const std::string& shard) {
   }
   TarIndex index = grouper.finish();
   CLIP_CHECK(!index.samples.empty(), "the shard ", shard, " holds no sample: expected pictures (",
-             kPictureExtensions, "), each with a .txt of the same base name");
+             kPictureExtensions, "), each with a .", text_extension, " of the same base name");
   return index;
 }
 
 class TarDataset : public Dataset {
  public:
-  explicit TarDataset(const std::string& pattern)
-      : pattern_(pattern), shards_(expand_shard_pattern(pattern)) {
+  TarDataset(const std::string& pattern, const std::string& text_extension)
+      : pattern_(pattern), text_extension_(text_extension), shards_(expand_shard_pattern(pattern)) {
     std::vector<TarIndex> indexes(shards_.size());
     std::vector<std::exception_ptr> errors(shards_.size());
     parallel_for_dynamic(static_cast<int64_t>(shards_.size()), [&](int64_t i) {
       const auto shard = static_cast<size_t>(i);
       try {
-        indexes[shard] = index_shard(shards_[shard]);
+        indexes[shard] = index_shard(shards_[shard], text_extension_);
       } catch (...) {
         errors[shard] = std::current_exception();  // must not leave the parallel region
       }
@@ -223,22 +226,28 @@ class TarDataset : public Dataset {
     const auto [shard, sample] = locate(index);
     const std::string name = concat(shard, ": ", sample.picture_name);
     try {
-      CLIP_CHECK(sample.caption.size >= 0, name, " has no .txt of the same base name");
-      const ReadOnlyFile file(shard);
-      const std::string bytes = file.read(sample.picture);
+      std::string text = caption(index);
+      const std::string bytes = ReadOnlyFile(shard).read(sample.picture);
       const std::span pixels(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
-      return {decode_image(pixels, name), caption(file, sample)};
+      return {decode_image(pixels, name), std::move(text)};
+    } catch (const Error& error) {
+      throw BrokenSample(error.what());
+    }
+  }
+
+  std::string caption(int64_t index) const override {
+    const auto [shard, sample] = locate(index);
+    try {
+      CLIP_CHECK(sample.caption.size >= 0, shard, ": ", sample.picture_name, " has no .",
+                 text_extension_, " of the same base name");
+      return std::string(trim(ReadOnlyFile(shard).read(sample.caption)));
     } catch (const Error& error) {
       throw BrokenSample(error.what());
     }
   }
 
   std::vector<std::string> captions() const override {
-    return spread_captions(size(), [this](int64_t index) {
-      const auto [shard, sample] = locate(index);
-      if (sample.caption.size < 0) throw BrokenSample("no caption");
-      return caption(ReadOnlyFile(shard), sample);
-    });
+    return spread_captions(size(), [this](int64_t index) { return caption(index); });
   }
 
   std::string describe() const override {
@@ -262,11 +271,7 @@ class TarDataset : public Dataset {
     return {shards_[shard], samples_[shard].at(static_cast<size_t>(index - first_[shard]))};
   }
 
-  static std::string caption(const ReadOnlyFile& file, const TarSample& sample) {
-    return std::string(trim(file.read(sample.caption)));
-  }
-
-  std::string pattern_;
+  std::string pattern_, text_extension_;
   std::vector<std::string> shards_;
   std::vector<int64_t> first_;  ///< of each shard, the index of its first sample
   std::vector<std::vector<TarSample>> samples_;
@@ -276,8 +281,9 @@ class TarDataset : public Dataset {
 
 }  // namespace
 
-std::unique_ptr<Dataset> open_tar_dataset(const std::string& pattern) {
-  return std::make_unique<TarDataset>(pattern);
+std::unique_ptr<Dataset> open_tar_dataset(const std::string& pattern,
+                                          const std::string& text_extension) {
+  return std::make_unique<TarDataset>(pattern, text_extension);
 }
 
 }  // namespace clip

@@ -1,12 +1,8 @@
 // A vocabulary's files: Hugging Face's tokenizer.json or vocab.json, and lists of merges.
-#include <archive.h>
-#include <archive_entry.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <iterator>
 #include <limits>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
@@ -18,6 +14,7 @@
 #include "models/strict_json.h"
 #include "models/tokenizer.h"
 #include "models/tokenizer_text.h"
+#include "models/unpacked_file.h"
 
 namespace clip {
 namespace {
@@ -26,36 +23,8 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
+constexpr size_t kMostBytes = size_t{1} << 28;   // CLIP's has 3 MB
 constexpr size_t kClipMerges = 49152 - 256 - 2;  // CLIP uses the first of its file's 262,144
-
-/// The file's bytes, unpacked if it is gzipped.
-std::string read_unpacked(const std::string& path) {
-  constexpr size_t kMostBytes = size_t{1} << 28;  // CLIP's has 3 MB; a packed bomb must not fill us
-  const std::unique_ptr<archive, int (*)(archive*)> file(archive_read_new(), archive_read_free);
-  const auto check = [&](la_ssize_t status) {
-    if (status >= ARCHIVE_WARN) return;
-    const char* reason = archive_error_string(file.get());
-    throw Error(concat(path, ": cannot be read: ", reason ? reason : "unknown error"));
-  };
-  check(archive_read_support_filter_gzip(file.get()));
-  check(archive_read_support_format_raw(file.get()));
-  check(archive_read_support_format_empty(file.get()));
-  check(archive_read_open_filename(file.get(), path.c_str(), 1 << 16));
-  archive_entry* entry = nullptr;
-  const int header = archive_read_next_header(file.get(), &entry);
-  check(header);
-  std::string bytes;
-  if (header == ARCHIVE_EOF) return bytes;
-  std::vector<char> chunk(1 << 16);
-  for (;;) {
-    const la_ssize_t count = archive_read_data(file.get(), chunk.data(), chunk.size());
-    check(count);
-    if (count <= 0) return bytes;
-    bytes.append(chunk.data(), static_cast<size_t>(count));
-    CLIP_CHECK(bytes.size() <= kMostBytes, path, ": expected at most ", kMostBytes,
-               " bytes of vocabulary, found more");
-  }
-}
 
 Tokenizer::Merge read_merge(const std::string& line, const std::string& where) {
   std::istringstream words(line);
@@ -120,7 +89,7 @@ void check_order(const Tokenizer& tokenizer, const json& vocabulary, const std::
 Tokenizer read_vocabulary(const json& vocabulary, const std::string& path) {
   const std::string merges = (fs::path(path).parent_path() / "merges.txt").string();
   CLIP_CHECK(fs::exists(merges), path, ": expected its merges.txt beside it, found none");
-  Tokenizer tokenizer(read_merge_list(read_unpacked(merges), merges));
+  Tokenizer tokenizer(read_merge_list(read_unpacked(merges, kMostBytes), merges));
   check_order(tokenizer, vocabulary, path);
   return tokenizer;
 }
@@ -149,7 +118,7 @@ std::string vocabulary_of(const std::string& folder) {
 }
 
 Tokenizer read_vocabulary_file(const std::string& path) {
-  const std::string bytes = read_unpacked(path);
+  const std::string bytes = read_unpacked(path, kMostBytes);
   const size_t begin = bytes.find_first_not_of(" \t\r\n");
   const bool object = begin != bytes.npos && bytes[begin] == '{';
   if (!object && !path.ends_with(".json")) return Tokenizer(read_merge_list(bytes, path));

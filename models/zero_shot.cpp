@@ -3,10 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <numeric>
+#include <map>
+#include <nlohmann/json.hpp>
 
 #include "engine/random.h"
+#include "models/atomic_file.h"
+#include "models/labelled_pictures.h"
 #include "models/safetensors.h"
+#include "models/strict_json.h"
 
 namespace clip {
 namespace {
@@ -18,18 +22,41 @@ std::string joined(const std::vector<std::string>& strings) {
   return text;
 }
 
-std::string classifier_path(const std::string& checkpoint, const std::vector<std::string>& labels,
-                            const std::vector<std::string>& templates) {
-  const uint64_t hash = random_stream(joined(labels) + '\n' + joined(templates));
+/// What a saved classifier says of its words; without prompts of labels as it was before there were.
+std::map<std::string, std::string> metadata_of(const ClassWords& words) {
+  std::map<std::string, std::string> metadata = {{"labels", joined(words.labels)},
+                                                 {"templates", joined(words.templates)}};
+  if (words.prompts.empty()) return metadata;
+  std::vector<std::string> lists;
+  for (const auto& prompts : words.prompts) lists.push_back(joined(prompts));
+  metadata["prompts"] = joined(lists);
+  return metadata;
+}
+
+std::string classifier_path(const std::string& checkpoint, const ClassWords& words) {
+  auto metadata = metadata_of(words);
+  std::string text = metadata["labels"] + '\n' + metadata["templates"];
+  if (!words.prompts.empty()) text += '\n' + metadata["prompts"];
   return (std::filesystem::path(checkpoint) / "classifiers" /
-          concat(std::hex, hash, ".safetensors"))
+          concat(std::hex, random_stream(text), ".safetensors"))
       .string();
 }
 
 std::string with_label(const std::string& prompt, const std::string& label) {
   std::string text = prompt;
   const size_t place = text.find("{}");
-  return text.replace(place, 2, label);
+  return place == std::string::npos ? text : text.replace(place, 2, label);
+}
+
+/// All prompts of one label.
+std::vector<std::string> prompts_of(const ClassWords& words, size_t label) {
+  std::vector<std::string> prompts;
+  for (const std::string& prompt : words.templates)
+    prompts.push_back(with_label(prompt, words.labels[label]));
+  if (!words.prompts.empty())
+    for (const std::string& prompt : words.prompts[label])
+      prompts.push_back(with_label(prompt, words.labels[label]));
+  return prompts;
 }
 
 /// The `count` rows from `first` on, averaged and made unit length.
@@ -57,63 +84,91 @@ std::pair<double, double> wilson(const Proportion& p) {
 
 }  // namespace
 
-Classifier build_classifier(const Clip& clip, const Tokenizer& tokenizer,
-                            const std::vector<std::string>& labels,
-                            const std::vector<std::string>& templates) {
-  if (labels.empty()) throw UsageError("at least one label is needed, got none");
-  if (templates.empty()) throw UsageError("at least one template is needed, got none");
-  for (const std::string& prompt : templates)
+void check_words(const ClassWords& words) {
+  if (words.labels.empty()) throw UsageError("at least one label is needed, got none");
+  for (const std::string& prompt : words.templates)
     if (prompt.find("{}") == std::string::npos)
       throw UsageError(concat("a template needs {} where the label goes, got '", prompt, "'"));
-  std::vector<std::string> prompts;
-  for (const std::string& label : labels)
-    for (const std::string& prompt : templates) prompts.push_back(with_label(prompt, label));
-  const Tensor features = text_features(clip, tokenizer, prompts);  // [classes * templates, E]
-  const int64_t classes = static_cast<int64_t>(labels.size()),
-                count = static_cast<int64_t>(templates.size());
-  Classifier classifier{labels, templates,
+  CLIP_CHECK(words.prompts.empty() || words.prompts.size() == words.labels.size(),
+             "[classifier] there must be prompts of ", words.labels.size(), " labels, got ",
+             words.prompts.size());
+  for (size_t label = 0; label < words.labels.size(); ++label)
+    if (words.templates.empty() && (words.prompts.empty() || words.prompts[label].empty()))
+      throw UsageError(
+          concat("the label '", words.labels[label], "' needs at least one template or prompt"));
+}
+
+std::vector<std::vector<std::string>> read_prompts(const std::string& path,
+                                                   const std::vector<std::string>& labels) {
+  constexpr int64_t kMostBytes = 1 << 28;
+  const nlohmann::json root = parse_json(read_file(path, kMostBytes), path);
+  CLIP_CHECK(root.is_object(), path, ": expected an object of labels, found ", shown(root));
+  std::map<std::string, std::vector<std::string>> found;
+  for (const auto& [label, prompts] : root.items()) {
+    const auto is_text = [](const nlohmann::json& prompt) { return prompt.is_string(); };
+    CLIP_CHECK(prompts.is_array() && !prompts.empty() &&
+                   std::all_of(prompts.begin(), prompts.end(), is_text),
+               path, ": expected a list of prompts for ", shown(label), ", found ", shown(prompts));
+    CLIP_CHECK(found.emplace(in_words(label), prompts.get<std::vector<std::string>>()).second, path,
+               ": the label ", shown(in_words(label)), " occurs twice");
+  }
+  std::vector<std::vector<std::string>> all;
+  for (const std::string& label : labels) {
+    const auto place = found.find(in_words(label));
+    CLIP_CHECK(place != found.end(), path, " has no prompts for the label ", shown(label));
+    all.push_back(place->second);
+  }
+  return all;
+}
+
+Classifier build_classifier(const Clip& clip, const Tokenizer& tokenizer, const ClassWords& words) {
+  check_words(words);
+  const auto classes = std::ssize(words.labels);
+  std::vector<std::string> all;
+  std::vector<int64_t> first = {0};  // of each label's prompts
+  for (size_t label = 0; label < words.labels.size(); ++label) {
+    for (std::string& prompt : prompts_of(words, label)) all.push_back(std::move(prompt));
+    first.push_back(std::ssize(all));
+  }
+  const Tensor features = text_features(clip, tokenizer, all);  // [prompts, E]
+  Classifier classifier{words,
                         Tensor::empty(cpu_backend(), {classes, features.width()}, DType::kF32)};
-  for (int64_t label = 0; label < classes; ++label)
-    mean_direction(features, label * count, count,
-                   classifier.weights.data<float>() + label * features.width());
+  for (size_t label = 0; label < words.labels.size(); ++label)
+    mean_direction(
+        features, first[label], first[label + 1] - first[label],
+        classifier.weights.data<float>() + static_cast<int64_t>(label) * features.width());
   return classifier;
 }
 
-std::optional<Classifier> find_classifier(const std::string& checkpoint,
-                                          const std::vector<std::string>& labels,
-                                          const std::vector<std::string>& templates) {
-  const std::string path = classifier_path(checkpoint, labels, templates);
+std::optional<Classifier> find_classifier(const std::string& checkpoint, const ClassWords& words) {
+  const std::string path = classifier_path(checkpoint, words);
   if (!std::filesystem::exists(path)) return std::nullopt;
   const SafetensorsFile file(path);
-  const auto& metadata = file.metadata();
-  const auto holds = [&](const char* key, const std::vector<std::string>& strings) {
-    const auto found = metadata.find(key);
-    return found != metadata.end() && found->second == joined(strings);
-  };
+  for (const auto& [key, value] : metadata_of(words)) {
+    const auto found = file.metadata().find(key);
+    if (found == file.metadata().end() || found->second != value)
+      return std::nullopt;  // another list of the same hash
+  }
   const StoredTensor* entry = file.find("class_embeddings");
-  if (!holds("labels", labels) || !holds("templates", templates) || entry == nullptr ||
-      entry->shape.size() != 2)
-    return std::nullopt;  // another list of the same hash
+  if (entry == nullptr || entry->shape.size() != 2) return std::nullopt;
   Classifier classifier{
-      labels, templates,
-      Tensor::empty(cpu_backend(), {entry->shape[0], entry->shape[1]}, DType::kF32)};
+      words, Tensor::empty(cpu_backend(), {entry->shape[0], entry->shape[1]}, DType::kF32)};
   file.read(*entry, "class_embeddings", DType::kF32, classifier.weights.raw());
   return classifier;
 }
 
 std::string save_classifier(const std::string& checkpoint, const Classifier& classifier) {
-  const std::string path = classifier_path(checkpoint, classifier.labels, classifier.templates);
+  const std::string path = classifier_path(checkpoint, classifier.words);
   std::error_code failure;
   std::filesystem::create_directories(std::filesystem::path(path).parent_path(), failure);
   CLIP_CHECK(!failure, "cannot make the folder of ", path, ": ", failure.message());
   const Tensor& weights = classifier.weights;
-  write_safetensors(
-      path,
-      {{"class_embeddings",
-        DType::kF32,
-        {weights.size(0), weights.size(1)},
-        weights.data<float>()}},
-      {{"labels", joined(classifier.labels)}, {"templates", joined(classifier.templates)}});
+  write_safetensors(path,
+                    {{"class_embeddings",
+                      DType::kF32,
+                      {weights.size(0), weights.size(1)},
+                      weights.data<float>()}},
+                    metadata_of(classifier.words));
   return path;
 }
 

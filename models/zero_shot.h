@@ -9,23 +9,35 @@
 
 namespace clip {
 
+/// The words a classifier is made of. A class's prompts are the templates and its own.
+struct ClassWords {
+  std::vector<std::string> labels;
+  std::vector<std::string> templates;  ///< "a photo of a {}": {} stands for the label
+  /// [labels] prompts of each label alone, {} optional; empty: none has any
+  std::vector<std::vector<std::string>> prompts = {};
+};
+
+/// throws clip::UsageError if there are no labels, a label has no prompt, or a template has no {}
+void check_words(const ClassWords& words);
+
+/// Prompts of each label from a file {"label": ["prompt", ...], ...} (that of CuPL, Pratt et al.
+/// 2022, arXiv:2209.03320), where _ is read as a space; other keys are left alone.
+/// throws clip::Error that names the file and the label that it lacks
+std::vector<std::vector<std::string>> read_prompts(const std::string& path,
+                                                   const std::vector<std::string>& labels);
+
 /// One unit vector per class: its prompts' unit vectors, averaged, made unit again.
 /// Source: Radford et al. 2021, section 3.1.4.
 struct Classifier {
-  std::vector<std::string> labels;
-  std::vector<std::string> templates;  ///< "a photo of a {}": {} stands for the label
-  Tensor weights;                      ///< F32 [classes, E] on the CPU
+  ClassWords words;
+  Tensor weights;  ///< F32 [classes, E] on the CPU
 };
 
-/// throws clip::UsageError if there are no labels or no templates, or a template has no {}
-Classifier build_classifier(const Clip& clip, const Tokenizer& tokenizer,
-                            const std::vector<std::string>& labels,
-                            const std::vector<std::string>& templates);
+/// throws what check_words does
+Classifier build_classifier(const Clip& clip, const Tokenizer& tokenizer, const ClassWords& words);
 
-/// The classifier saved in a checkpoint for exactly these labels and templates, if there is one.
-std::optional<Classifier> find_classifier(const std::string& checkpoint,
-                                          const std::vector<std::string>& labels,
-                                          const std::vector<std::string>& templates);
+/// The classifier saved in a checkpoint for exactly these words, if there is one.
+std::optional<Classifier> find_classifier(const std::string& checkpoint, const ClassWords& words);
 /// Saves it there, under classifiers/; returns the path.
 std::string save_classifier(const std::string& checkpoint, const Classifier& classifier);
 

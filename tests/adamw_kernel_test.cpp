@@ -1,6 +1,7 @@
 // The AdamW kernel against a scalar transcription of its definition.
+#include <algorithm>
+
 #include "tests/kernel_checks.h"
-#include "tests/tiny_clip.h"
 
 namespace clip {
 namespace {
@@ -69,7 +70,7 @@ void check_steps(double tolerance) {
     expect_near(v, reference.v, tolerance, "second moments");
     expect_near(g, gradients, 0, "gradients");  // left as they are
   }
-  const Doubles values = doubles_of(p);
+  const Doubles values = to_doubles(p);
   for (size_t i = static_cast<size_t>(kUsed); i < values.size(); ++i) {
     ASSERT_EQ(values[i], 0.0) << "padding element " << i << " must stay zero";
   }
@@ -116,9 +117,9 @@ TEST(AdamWKernel, ASkippedStepLeavesEverything) {
     Tensor p = tensor_of<double>({kParameterBlock}, values), m = p.clone(), v = p.clone();
     cpu_backend().adamw(p, no_copy, m, v, p.clone(), Tensor::zeros(cpu_backend(), {1}, DType::kU8),
                         scalars, options);
-    for (const Tensor& tensor : {p, m, v}) EXPECT_EQ(doubles_of(tensor), values);
-    EXPECT_EQ(doubles_of(scalars)[kUpdates], 4);
-    EXPECT_EQ(doubles_of(scalars)[kSkips], 1);
+    for (const Tensor& tensor : {p, m, v}) EXPECT_EQ(to_doubles(tensor), values);
+    EXPECT_EQ(to_doubles(scalars)[kUpdates], 4);
+    EXPECT_EQ(to_doubles(scalars)[kSkips], 1);
   }
 }
 

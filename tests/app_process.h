@@ -46,9 +46,6 @@ AppResult run_app(const std::string& name, const std::vector<std::string>& argum
 
 std::vector<std::string> lines_of(const std::string& text);
 
-/// The bytes of a file; empty if it is not there.
-std::string file_bytes(const std::string& path);
-
 /// Whether a name under `folder`, at any depth, has ".tmp" in it.
 bool holds_temporaries(const std::string& folder);
 

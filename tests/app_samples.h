@@ -18,6 +18,12 @@ inline constexpr const char* kSmallModel = R"({
   "text_cfg": {"context_length": 16, "vocab_size": 530, "width": 32, "heads": 2, "layers": 1}
 })";
 
+inline constexpr const char* kSmallResNet = R"({
+  "embed_dim": 32, "quick_gelu": true,
+  "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
+  "text_cfg": {"context_length": 16, "vocab_size": 700, "width": 32, "heads": 2, "layers": 1}
+})";
+
 /// What a program must say that was left to choose its device: "" where there is a GPU.
 inline std::string why_the_cpu() {
   try {
@@ -57,9 +63,7 @@ inline void write_pairs(const ScratchFolder& folder, const std::string& name, in
     folder.write(name + "/" + sample_name(i) + ".txt", caption);
     csv += picture_name + "," + caption + "\n";
     tsv += picture_name + "\t" + caption + "\n";
-    std::ifstream file(folder.path(picture_name), std::ios::binary);
-    const std::string bytes((std::istreambuf_iterator<char>(file)), {});
-    members.push_back({sample_name(i) + ".png", bytes});
+    members.push_back({sample_name(i) + ".png", file_bytes(folder.path(picture_name))});
     members.push_back({sample_name(i) + ".txt", caption});
   }
   folder.write(name + ".csv", csv);

@@ -1,11 +1,14 @@
-// Tape, Variable, ParameterList, recompute, AdamW's bookkeeping.
+// Tape, Variable, ParameterList, GradientReducer, recompute, AdamW's bookkeeping.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 
+#include "autograd/gradient_reducer.h"
 #include "autograd/ops.h"
 #include "autograd/optimizer.h"
+#include "engine/communicator.h"
+#include "tests/doubles.h"
 #include "tests/op_cases.h"
 
 namespace clip {
@@ -152,6 +155,37 @@ TEST(Tape, ForgetsTheUsesOfAForwardThatHadNoBackward) {
   EXPECT_EQ(ready, 1);
 }
 
+TEST(Tape, ForgetsTheUsesOfABackwardThatThrows) {
+  const Variable x = random_variable({3, 8}, 0, false), weight = random_variable({8, 8}, 1);
+  {
+    Tape tape;
+    const Variable y = record("refuse", ones({3, 8}), {linear(x, weight), weight},
+                              [](const Tensor&) { throw Error("no memory"); });
+    EXPECT_THROW(tape.backward({y}, {ones({3, 8})}), Error);
+  }
+  Tape tape;
+  const Variable y = linear(x, weight);
+  int64_t ready = 0;
+  tape.backward({y}, {ones({3, 8})}, [&](const Variable&) { ++ready; });
+  EXPECT_EQ(ready, 1);
+}
+
+TEST(Tape, ForgetsTheUsesOfABackwardWhoseListenerThrows) {
+  const Variable x = random_variable({3, 8}, 0, false), weight = random_variable({8, 8}, 1),
+                 bias = random_variable({8}, 2);
+  {
+    Tape tape;
+    const Variable y = linear(x, weight, bias);
+    const auto refuse = [](const Variable&) { throw Error("the ranks are gone"); };
+    EXPECT_THROW(tape.backward({y}, {ones({3, 8})}, refuse), Error);
+  }
+  Tape tape;
+  const Variable y = linear(x, weight, bias);
+  int64_t ready = 0;
+  tape.backward({y}, {ones({3, 8})}, [&](const Variable&) { ++ready; });
+  EXPECT_EQ(ready, 2);
+}
+
 struct TwoParameters {
   TwoParameters() {
     list.add("matrix", matrix);
@@ -211,9 +245,57 @@ TEST(ParameterList, WithBF16ComputesWithARoundedCopyAndKeepsGradientsInF32) {
   EXPECT_EQ(matrix.gradient_slot().gradient.dtype(), DType::kF32);
   EXPECT_EQ(scalar.dtype(), DType::kF32);
   EXPECT_EQ(scalar.value().item(), 1.0001f);
-  Tensor read = Tensor::empty(cpu_backend(), {3, 5}, DType::kF32);
-  cpu_backend().convert(read, matrix.value());
-  for (const float value : read.to_vector<float>()) EXPECT_EQ(value, 1.0f);
+  for (const double value : to_doubles(matrix.value())) EXPECT_EQ(value, 1.0);
+}
+
+/// Sums of one rank that are on their way until wait(): what they are of must not change before.
+class SumsOnTheirWay final : public Communicator {
+ public:
+  int64_t rank() const override { return 0; }
+  int64_t size() const override { return 1; }
+  void all_gather(Tensor&, const Tensor&) override {}
+  void all_reduce_sum(Tensor& x) override { started_.emplace_back(x, x.to_vector<double>()); }
+  void broadcast(Tensor&, int64_t) override {}
+  void barrier() override {}
+  void wait() override {
+    for (const auto& [range, at_start] : started_) EXPECT_EQ(range.to_vector<double>(), at_start);
+    started_.clear();
+  }
+  size_t started() const { return started_.size(); }
+
+ private:
+  std::vector<std::pair<Tensor, std::vector<double>>> started_;
+};
+
+TEST(GradientReducer, StartsTheSumOfARangeAsSoonAsItsParametersAreDone) {
+  TwoParameters model;
+  model.list.allocate_training_state();
+  SumsOnTheirWay comm;
+  GradientReducer reducer(model.list, comm, kParameterBlock);
+  model.set_gradients(2.0);
+  const Variable no_parameter(ones({3}), true);
+  no_parameter.accept_gradient(ones({3}));
+  reducer.ready(no_parameter);
+  EXPECT_EQ(comm.started(), 0u);
+  reducer.ready(model.vector);  // the flat buffer's first
+  EXPECT_EQ(comm.started(), 1u);
+  reducer.finish();
+}
+
+TEST(GradientReducer, AParameterThatBackwardDidNotReachIsZeroBeforeItsSumStarts) {
+  TwoParameters model;
+  model.list.allocate_training_state();
+  model.set_gradients(2.0);
+  model.list.clear_gradients();  // the flat buffer still holds the step before
+  SumsOnTheirWay comm;
+  GradientReducer reducer(model.list, comm, kParameterBlock);
+  const Variable x(ones({4, 5}));
+  Tape tape;
+  slice_rows(model.vector, 0, 2);  // nothing comes of it
+  tape.backward({linear(x, model.matrix)}, {ones({4, 3})},
+                [&](const Variable& leaf) { reducer.ready(leaf); });
+  reducer.finish();
+  for (const double value : model.vector.grad().to_vector<double>()) EXPECT_EQ(value, 0.0);
 }
 
 TEST(AdamW, DecaysMatricesAlone) {

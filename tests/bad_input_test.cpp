@@ -372,8 +372,9 @@ TEST_F(BadInput, AFullDiskLeavesWholeCheckpointsAndNoTemporaries) {
       GTEST_SKIP() << "a tmpfs cannot be mounted here: full disk not tested";
     expect_refused(result, "train", 1, {"runs/a/checkpoints/step_", "No space left"});
     Strings left = lines_of(file_bytes(folder_.path("left"))), expected;
-    for (const char* file : {"config.json", "log.jsonl"})
+    for (const char* file : {".lock", "config.json", "log.jsonl"})
       expected.push_back(concat("runs/a/", file));
+    if (fitting == 1) expected.push_back("runs/a/report.html");
     for (const std::string& file : fitting == 1 ? kFiles : Names())
       expected.push_back("runs/a/checkpoints/step_2/" + file);
     std::sort(left.begin(), left.end());

@@ -50,14 +50,35 @@ TEST_F(BenchApp, TellsOfAStepWhatAddsUp) {
   EXPECT_EQ(result["precision"], "fp32");
 }
 
-TEST_F(BenchApp, KnowsNoPeakOfAProcessor) {
-  EXPECT_TRUE(last_line({"--step", "m.json"})["mfu"].is_null());
+TEST_F(BenchApp, MeasuresThePeakOfAProcessor) {
+  const json result = last_line({"--step", "m.json"});
+  EXPECT_GT(result["peak_tflop_per_s"], 0.001);
+  EXPECT_GT(result["mfu"], 0);
+  EXPECT_LT(result["mfu"], 1);  // a tiny model is nowhere near
+}
+
+TEST_F(BenchApp, TimesTheOpsWhoseNamesBeginAsAsked) {
+  const json result = last_line({"--ops=l2_norm"});
+  ASSERT_EQ(result["ops"].size(), 1u);
+  const json& op = result["ops"][0];
+  EXPECT_EQ(op["op"], "l2_normalize");
+  EXPECT_GT(op["seconds"], 0);
+  EXPECT_NEAR(op["bytes_per_s"].get<double>() / result["peak_bytes_per_s"].get<double>(),
+              op["share_of_peak"].get<double>(), 1e-9);
+  refuses({"--ops=nothing"}, 2, {"--ops", "'nothing'"});
+  refuses({"--ops", "--step", "m.json"}, 2, {"only one of"});
 }
 
 TEST_F(BenchApp, SplitsAStepByKind) {
   const json split = last_line({"--step", "m.json", "--profile"})["split_s"];
   for (const char* kind : {"attention", "copy", "elementwise", "gemm", "loss", "optimizer"})
     EXPECT_GT(split.value(kind, 0.0), 0) << kind << " of " << split;
+}
+
+TEST_F(BenchApp, CountsTheSigmoidLossAsLoss) {
+  folder_.write("siglip.json", R"({"init_logit_bias": -10,)" + std::string(kSmallModel).substr(1));
+  const json split = last_line({"--step", "siglip.json", "--profile"})["split_s"];
+  EXPECT_GT(split.value("loss", 0.0), 0) << split;
 }
 
 TEST_F(BenchApp, TimesTheTowers) {
@@ -79,6 +100,19 @@ TEST_F(BenchApp, TellsOfManyRanksWhatAddsUp) {
       seconds("step_s"), 1e-12);
   EXPECT_NEAR(seconds("pairs_per_s") * seconds("step_s"), 192, 1e-9);
   EXPECT_GT(many["largest_batch"], 4);
+}
+
+TEST_F(BenchApp, OpensNoDeviceForWhatItComputesOnPaper) {
+  const auto scale = [&](const Strings& own) {
+    Strings all = {"--scale", "m.json", "--text-length", "5", "--device", "cuda:99"};
+    all.insert(all.end(), own.begin(), own.end());
+    return run_app("bench", all, folder_);
+  };
+  const AppResult result = scale({"--tflops", "0.001", "--precision", "bf16"});
+  EXPECT_EQ(result.status, 0) << result.err;
+  expect_contains(result.out, "model       m.json, bf16");
+  expect_refused(scale({}), "bench", 1, {"cuda:99"});
+  expect_refused(scale({"--tflops", "0.001", "--precision", "auto"}), "bench", 1, {"cuda:99"});
 }
 
 TEST_F(BenchApp, MeasuresTheSpeedOfARankThatIsNotGiven) {

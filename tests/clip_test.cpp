@@ -57,6 +57,31 @@ TEST(ClipModel, ALastBlockOfOneRowEqualsTheWholeBlock) {
                   1e-12 * std::max(1.0, std::abs(whole[i][j])));  // rounding alone
 }
 
+TEST(ClipModel, FeaturesForProbesTimesTheProjectionAreTheEmbeddings) {
+  ClipModel model(tiny_config(), cpu_backend(), DType::kF64);
+  randomize(model.parameters);
+  const Tensor images = tiny_images(0, cpu_backend());
+  const Tensor features = model.clip.probe_features(images).value();
+  EXPECT_EQ(features.width(), model.clip.config.vision.width);
+  Tensor product =
+      Tensor::empty(cpu_backend(), {kTinyPairs, model.clip.config.embed_dim}, DType::kF64);
+  cpu_backend().matmul(product, features, Transpose::kNo,
+                       std::get<VisionTransformer>(model.clip.visual).proj.value(), Transpose::kNo,
+                       {});
+  const auto expected = to_doubles(model.clip.encode_image(images).value());
+  const auto got = to_doubles(product);
+  for (size_t i = 0; i < expected.size(); ++i)
+    EXPECT_NEAR(got[i], expected[i], 1e-12) << i;  // rounding alone
+}
+
+TEST(ClipModel, AResNetsFeaturesForProbesAreItsEmbeddings) {
+  ClipModel model(tiny_resnet_config(), cpu_backend(), DType::kF64);
+  randomize(model.parameters);
+  const Tensor images = tiny_images(0, cpu_backend(), 64);
+  EXPECT_EQ(to_doubles(model.clip.probe_features(images).value()),
+            to_doubles(model.clip.encode_image(images).value()));
+}
+
 TEST(ClipModel, TokensAfterEndOfTextChangeNothingBeyondRounding) {
   ClipModel model(tiny_config(), cpu_backend(), DType::kF32);
   model.clip.towers.last_block =

@@ -283,7 +283,7 @@ TEST_F(ConvertApp, NamesTheOptionThatIsWrong) {
   expect_refused(convert({}), "convert", 2, {"MODEL"});
   expect_refused(convert({"a"}), "convert", 2, {"--out"});
   expect_refused(convert({"a", "--out", "b", "--to", "onnx"}), "convert", 2,
-                 {"--to", "huggingface, open_clip, openai", "onnx"});
+                 {"--to", "huggingface, open_clip or openai", "onnx"});
   expect_refused(convert({"a", "--out", "b", "--to", "openai", "--dtype", "int8"}), "convert", 2,
                  {"--dtype", "int8"});
   expect_refused(convert({"a", "--out", "b", "--to", "openai", "--text-only", "--image-only"}),

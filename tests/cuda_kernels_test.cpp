@@ -1,8 +1,5 @@
 // Each GPU kernel against the CPU's: ragged sizes, results written and added, outputs that are not
 // wanted, F32 and BF16 activations.
-#include <algorithm>
-#include <numeric>
-
 #include "tests/cuda_parity.h"
 
 namespace clip {

@@ -1,11 +1,12 @@
 #include "tests/cuda_parity.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "engine/random.h"
+#include "tests/doubles.h"
 #include "tests/op_cases.h"
-#include "tests/tiny_clip.h"
 
 namespace clip {
 namespace {
@@ -24,14 +25,8 @@ Tensor scaled_normal(Backend& backend, const Shape& shape, uint64_t stream, doub
 
 /// x as it is stored in BF16; on the CPU, whose F32 kernels are the measure, as F32 again.
 Tensor as_activation(const Tensor& x, DType activations) {
-  if (activations == DType::kF32) return x;
-  Backend& backend = x.backend();
-  Tensor narrow = Tensor::empty(backend, x.shape(), activations);
-  backend.convert(narrow, x);
-  if (backend.device().kind == Device::Kind::kCuda) return narrow;
-  Tensor wide = Tensor::like(x);
-  backend.convert(wide, narrow);
-  return wide;
+  const Tensor stored = x.as_dtype(activations);
+  return x.backend().device().kind == Device::Kind::kCuda ? stored : stored.as_dtype(DType::kF32);
 }
 
 Tensor f32_output_on(Backend& backend, const Shape& shape, Accumulate to) {

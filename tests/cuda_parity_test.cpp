@@ -2,6 +2,7 @@
 // linked with the simulator).
 #include "tests/cuda_parity.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "autograd/optimizer.h"

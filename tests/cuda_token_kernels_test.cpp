@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "tests/cuda_parity.h"
-#include "tests/tiny_clip.h"
+#include "tests/doubles.h"
 
 namespace clip {
 namespace {
@@ -123,82 +123,92 @@ TEST_F(GpuTokenKernel, GatherRows) {
   });
 }
 
-struct LossCase {
-  int64_t rows, columns, tile, first_row;
+/// A tile of cosines [rows, its width], from column `first` on.
+struct LossTile {
+  Tensor cosines;
+  int64_t first;
 };
 
-TEST_F(GpuTokenKernel, ClipLossOverTilesForwardAndBackward) {
+/// Local rows of a loss, the first of which is first_row of `columns`, the global batch.
+struct LossCase {
+  int64_t rows, columns, tile, first_row;
+
+  std::vector<LossTile> tiles(const Draw& draw) const {
+    std::vector<LossTile> all;
+    for (int64_t first = 0; first < columns; first += tile) {
+      const int64_t width = std::min(tile, columns - first);
+      all.push_back({draw.f32({rows, width}, static_cast<uint64_t>(first), 0.2), first});
+    }
+    return all;
+  }
+};
+
+/// Compares run(draw, case, how it starts its sums) on both devices.
+template <class Run>
+void expect_parity_of_loss(Backend& gpu, const Run& run) {
   for (const auto& c : {LossCase{1, 1, 1, 0}, LossCase{31, 31, 31, 0}, LossCase{33, 66, 10, 33},
                         LossCase{5, 1500, 1100, 1097}, LossCase{33, 640, 640, 7}}) {
     for (const Accumulate to : kBoth) {
       SCOPED_TRACE(concat(c.rows, " rows, ", c.columns, " columns in tiles of ", c.tile));
-      expect_parity(gpu(), [&](const Draw& draw) {
-        Backend& backend = draw.backend();
-        const Tensor logit_scale = Tensor::from<float>(backend, {}, {3.0f});
-        const Tensor dloss = Tensor::from<float>(backend, {}, {0.7f});
-        const Tensor column_lse = draw.f32({c.columns}, 500), text_lse = draw.f32({c.rows}, 501);
-        Tensor row_max = draw.f32_output({c.rows}), row_sum = draw.f32_output({c.rows}),
-               diagonal = draw.f32_output({c.rows}), lse = draw.f32_output({c.rows}),
-               row_dots = draw.f32_output({c.rows}, to), loss = draw.f32_output({}), none;
-        std::vector<Tensor> tiles;
-        for (int64_t first = 0; first < c.columns; first += c.tile) {
-          const int64_t width = std::min(c.tile, c.columns - first);
-          tiles.push_back(draw.f32({c.rows, width}, static_cast<uint64_t>(first), 0.2));
-          backend.clip_loss_tile_forward(row_max, row_sum, diagonal, tiles.back(), logit_scale,
-                                         c.first_row, first);
-        }
-        backend.clip_loss_log_sum_exp(lse, row_max, row_sum);
-        backend.clip_loss_reduce(loss, lse, text_lse, diagonal, c.columns);
-        std::vector<Tensor> results = {row_max, row_sum, diagonal, lse, row_dots, loss};
-        for (size_t i = 0; i < tiles.size(); ++i) {
-          const int64_t first = static_cast<int64_t>(i) * c.tile;
-          const Tensor part = column_lse.slice(first, first + tiles[i].width());
-          Tensor without_dots = tiles[i].clone();
-          backend.clip_loss_tile_backward(tiles[i], row_dots, lse, part, logit_scale, dloss,
-                                          c.first_row, first, c.columns,
-                                          i == 0 ? to : Accumulate::kYes);
-          backend.clip_loss_tile_backward(without_dots, none, lse, part, logit_scale, dloss,
-                                          c.first_row, first, c.columns, Accumulate::kNo);
-          results.push_back(tiles[i]);
-          results.push_back(without_dots);
-        }
-        return results;
-      });
+      expect_parity(gpu, [&](const Draw& draw) { return run(draw, c, to); });
     }
   }
 }
 
-TEST_F(GpuTokenKernel, SiglipLossOverTilesForwardAndBackward) {
-  for (const auto& c : {LossCase{1, 1, 1, 0}, LossCase{31, 31, 31, 0}, LossCase{33, 66, 10, 33},
-                        LossCase{5, 1500, 1100, 1097}, LossCase{33, 640, 640, 7}}) {
-    for (const Accumulate to : kBoth) {
-      SCOPED_TRACE(concat(c.rows, " rows, ", c.columns, " columns in tiles of ", c.tile));
-      expect_parity(gpu(), [&](const Draw& draw) {
-        Backend& backend = draw.backend();
-        const Tensor logit_scale = Tensor::from<float>(backend, {}, {2.3f});
-        const Tensor logit_bias = Tensor::from<float>(backend, {}, {-3.0f});
-        const Tensor dloss = Tensor::from<float>(backend, {}, {0.7f});
-        Tensor losses = draw.f32_output({c.rows}, to), row_dots = draw.f32_output({c.rows}, to),
-               row_sums = draw.f32_output({c.rows}, to), none;
-        std::vector<Tensor> results = {losses, row_dots, row_sums};
-        for (int64_t first = 0; first < c.columns; first += c.tile) {
-          const int64_t width = std::min(c.tile, c.columns - first);
-          Tensor tile = draw.f32({c.rows, width}, static_cast<uint64_t>(first), 0.2);
-          Tensor without_sums = tile.clone();
-          const Accumulate later = first == 0 ? to : Accumulate::kYes;
-          backend.siglip_loss_tile_forward(losses, tile, logit_scale, logit_bias, c.first_row,
-                                           first, c.columns, later);
-          backend.siglip_loss_tile_backward(tile, row_dots, row_sums, logit_scale, logit_bias,
-                                            dloss, c.first_row, first, c.columns, later);
-          backend.siglip_loss_tile_backward(without_sums, none, none, logit_scale, logit_bias,
-                                            dloss, c.first_row, first, c.columns, later);
-          results.push_back(tile);
-          results.push_back(without_sums);
-        }
-        return results;
-      });
+TEST_F(GpuTokenKernel, ClipLossOverTilesForwardAndBackward) {
+  expect_parity_of_loss(gpu(), [](const Draw& draw, const LossCase& c, Accumulate to) {
+    Backend& backend = draw.backend();
+    const Tensor logit_scale = Tensor::from<float>(backend, {}, {3.0f});
+    const Tensor dloss = Tensor::from<float>(backend, {}, {0.7f});
+    const Tensor column_lse = draw.f32({c.columns}, 500), text_lse = draw.f32({c.rows}, 501);
+    Tensor row_max = draw.f32_output({c.rows}), row_sum = draw.f32_output({c.rows}),
+           diagonal = draw.f32_output({c.rows}), lse = draw.f32_output({c.rows}),
+           row_dots = draw.f32_output({c.rows}, to), loss = draw.f32_output({}), none;
+    std::vector<LossTile> tiles = c.tiles(draw);
+    for (const LossTile& tile : tiles)
+      backend.clip_loss_tile_forward(row_max, row_sum, diagonal, tile.cosines, logit_scale,
+                                     c.first_row, tile.first);
+    backend.clip_loss_log_sum_exp(lse, row_max, row_sum);
+    backend.clip_loss_reduce(loss, lse, text_lse, diagonal, c.columns);
+    std::vector<Tensor> results = {row_max, row_sum, diagonal, lse, row_dots, loss};
+    for (LossTile& tile : tiles) {
+      const Tensor part = column_lse.slice(tile.first, tile.first + tile.cosines.width());
+      Tensor without_dots = tile.cosines.clone();
+      backend.clip_loss_tile_backward(tile.cosines, row_dots, lse, part, logit_scale, dloss,
+                                      c.first_row, tile.first, c.columns,
+                                      tile.first == 0 ? to : Accumulate::kYes);
+      backend.clip_loss_tile_backward(without_dots, none, lse, part, logit_scale, dloss,
+                                      c.first_row, tile.first, c.columns, Accumulate::kNo);
+      results.push_back(tile.cosines);
+      results.push_back(without_dots);
     }
-  }
+    return results;
+  });
+}
+
+TEST_F(GpuTokenKernel, SiglipLossOverTilesForwardAndBackward) {
+  expect_parity_of_loss(gpu(), [](const Draw& draw, const LossCase& c, Accumulate to) {
+    Backend& backend = draw.backend();
+    const Tensor logit_scale = Tensor::from<float>(backend, {}, {2.3f});
+    const Tensor logit_bias = Tensor::from<float>(backend, {}, {-3.0f});
+    const Tensor dloss = Tensor::from<float>(backend, {}, {0.7f});
+    Tensor losses = draw.f32_output({c.rows}, to), row_dots = draw.f32_output({c.rows}, to),
+           row_sums = draw.f32_output({c.rows}, to), none;
+    std::vector<Tensor> results = {losses, row_dots, row_sums};
+    for (LossTile& tile : c.tiles(draw)) {
+      Tensor without_sums = tile.cosines.clone();
+      const Accumulate later = tile.first == 0 ? to : Accumulate::kYes;
+      backend.siglip_loss_tile_forward(losses, tile.cosines, logit_scale, logit_bias, c.first_row,
+                                       tile.first, c.columns, later);
+      backend.siglip_loss_tile_backward(tile.cosines, row_dots, row_sums, logit_scale, logit_bias,
+                                        dloss, c.first_row, tile.first, c.columns, later);
+      backend.siglip_loss_tile_backward(without_sums, none, none, logit_scale, logit_bias, dloss,
+                                        c.first_row, tile.first, c.columns, later);
+      results.push_back(tile.cosines);
+      results.push_back(without_sums);
+    }
+    return results;
+  });
 }
 
 TEST_F(GpuTokenKernel, SumsOverEverything) {
@@ -247,10 +257,8 @@ TEST_F(GpuTokenKernel, ElementwiseKernelsAndCopies) {
 TEST_F(GpuTokenKernel, ConvertRoundsToTheSameBf16) {
   const auto bits_on = [](Backend& backend) {
     const Tensor x = Draw(backend, DType::kF32).f32({5000}, 1, 1e10);
-    Tensor narrow = Tensor::empty(backend, {5000}, DType::kBF16);
-    backend.convert(narrow, x);
     std::vector<uint16_t> bits(5000);
-    narrow.copy_to_host(bits.data());
+    x.as_dtype(DType::kBF16).copy_to_host(bits.data());
     return bits;
   };
   EXPECT_EQ(bits_on(gpu()), bits_on(cpu_backend()));
@@ -282,9 +290,7 @@ std::vector<Tensor> adamw_steps(const Draw& draw, Tensor copy) {
     backend.adamw_scalars(scalars, Tensor::from<double>(backend, {}, {sum}), options);
     backend.adamw(values, copy, first, second, draw.f32(shape, stream++), decays, scalars, options);
   }
-  Tensor read = Tensor::empty(backend, scalars.shape(), DType::kF32);
-  backend.convert(read, scalars);
-  return {values, first, second, read};
+  return {values, first, second, scalars.as_dtype(DType::kF32)};
 }
 
 TEST_F(GpuTokenKernel, AdamW) {
@@ -294,9 +300,7 @@ TEST_F(GpuTokenKernel, AdamW) {
 TEST_F(GpuTokenKernel, AdamWRoundsTheNewValuesIntoTheirBF16Copy) {
   Tensor copy = Tensor::empty(gpu(), {3 * kParameterBlock}, DType::kBF16);
   const Tensor values = adamw_steps(Draw(gpu(), DType::kF32), copy)[0];
-  Tensor expected = Tensor::like(copy);
-  gpu().convert(expected, values);
-  EXPECT_EQ(to_doubles(copy), to_doubles(expected));
+  EXPECT_EQ(to_doubles(copy), to_doubles(values.as_dtype(DType::kBF16)));
 }
 
 TEST_F(GpuTokenKernel, CopiesLargerThanTheStagingMemoryArriveWhole) {

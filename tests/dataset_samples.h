@@ -25,18 +25,6 @@ inline std::string picture(int red) {
 
 inline int red_of(const Sample& sample) { return sample.image.pixels.at(0); }
 
-/// The sentence that `run` throws.
-template <class E = Error, class Run>
-std::string error_of(const Run& run) {
-  try {
-    run();
-  } catch (const E& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "expected an error";
-  return "";
-}
-
 inline void expect_contains(const std::string& text, const std::string& part) {
   EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in: " << text;
 }

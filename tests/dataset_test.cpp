@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/dataset_samples.h"
+#include "tests/error_message.h"
 #include "tests/scratch_folder.h"
 
 namespace clip {
@@ -17,7 +18,7 @@ namespace {
 std::string csv_error(const ScratchFolder& folder, std::string_view text,
                       const CsvOptions& options = {}) {
   const std::string path = folder.write("bad.csv", text);
-  return error_of([&] { open_csv_dataset(path, options); });
+  return error_message([&] { open_csv_dataset(path, options); });
 }
 
 Strings csv_captions(const ScratchFolder& folder, std::string_view text,
@@ -130,7 +131,7 @@ TEST(CsvDataset, RefusesASeparatorOfSeveralCharacters) {
 TEST(CsvDataset, NamesAFileThatIsMissing) {
   const ScratchFolder folder;
   const std::string path = folder.path("none.csv");
-  expect_contains(error_of([&] { open_csv_dataset(path, {}); }), path);
+  expect_contains(error_message([&] { open_csv_dataset(path, {}); }), path);
 }
 
 TEST(CsvDataset, CallsAMissingOrUndecodablePictureABrokenSampleThatNamesIt) {
@@ -138,8 +139,8 @@ TEST(CsvDataset, CallsAMissingOrUndecodablePictureABrokenSampleThatNamesIt) {
   folder.write("bad.jpg", "no picture at all");
   const auto data =
       open_csv_dataset(folder.write("d.csv", "filepath,title\nnone.jpg,x\nbad.jpg,y\n"), {});
-  expect_contains(error_of<BrokenSample>([&] { data->get(0, 0); }), folder.path("none.jpg"));
-  expect_contains(error_of<BrokenSample>([&] { data->get(1, 0); }), folder.path("bad.jpg"));
+  expect_contains(error_message<BrokenSample>([&] { data->get(0, 0); }), folder.path("none.jpg"));
+  expect_contains(error_message<BrokenSample>([&] { data->get(1, 0); }), folder.path("bad.jpg"));
 }
 
 TEST(FolderDataset, PairsPicturesAndTextsOfSubfoldersInTheOrderOfTheirPaths) {
@@ -193,14 +194,14 @@ TEST(FolderDataset, CallsAnUndecodablePictureABrokenSample) {
   folder.write("data/a.png", "nothing");
   folder.write("data/a.txt", "x");
   const auto data = open_folder_dataset(folder.path("data"));
-  expect_contains(error_of<BrokenSample>([&] { data->get(0, 0); }), "a.png");
+  expect_contains(error_message<BrokenSample>([&] { data->get(0, 0); }), "a.png");
 }
 
 TEST(FolderDataset, SaysWhatItExpectedOfAFolderOfClasses) {
   const ScratchFolder folder;
   folder.write("data/cat/1.png", picture(1));
   folder.write("data/dog/1.png", picture(2));
-  const std::string error = error_of([&] { open_folder_dataset(folder.path("data")); });
+  const std::string error = error_message([&] { open_folder_dataset(folder.path("data")); });
   expect_contains(error, "each with a .txt of the same name");
   expect_contains(error, "2 pictures without one");
   expect_contains(error, "evaluation");
@@ -209,8 +210,8 @@ TEST(FolderDataset, SaysWhatItExpectedOfAFolderOfClasses) {
 TEST(FolderDataset, NamesAFolderThatIsMissingOrAFile) {
   const ScratchFolder folder;
   const std::string none = folder.path("none"), file = folder.write("file", "");
-  expect_contains(error_of([&] { open_folder_dataset(none); }), "there is no folder " + none);
-  expect_contains(error_of([&] { open_folder_dataset(file); }), file + " is not a folder");
+  expect_contains(error_message([&] { open_folder_dataset(none); }), "there is no folder " + none);
+  expect_contains(error_message([&] { open_folder_dataset(file); }), file + " is not a folder");
 }
 
 TEST(ClassFolder, ListsSortedClassesAndTheirPictures) {
@@ -235,14 +236,14 @@ TEST(ClassFolder, NamesAClassWithoutPictures) {
   const ScratchFolder folder;
   folder.write("data/cat/a.png", "");
   folder.write("data/dog/a.txt", "");
-  expect_contains(error_of([&] { read_class_folder(folder.path("data")); }),
+  expect_contains(error_message([&] { read_class_folder(folder.path("data")); }),
                   folder.path("data/dog") + " holds no picture");
 }
 
 TEST(ClassFolder, RefusesAFolderWithoutSubfolders) {
   const ScratchFolder folder;
   folder.write("data/a.png", "");
-  expect_contains(error_of([&] { read_class_folder(folder.path("data")); }), "no subfolder");
+  expect_contains(error_message([&] { read_class_folder(folder.path("data")); }), "no subfolder");
 }
 
 TEST(OpenDataset, ChoosesByTheFormOfTheArgument) {
@@ -265,7 +266,7 @@ TEST(OpenDataset, ChoosesByTheFormOfTheArgument) {
 }
 
 TEST(OpenDataset, SaysWhatItExpectedOfAnArgumentOfNoKnownForm) {
-  expect_contains(error_of([] { open_dataset("no/such/place", {}); }), "'no/such/place'");
+  expect_contains(error_message([] { open_dataset("no/such/place", {}); }), "'no/such/place'");
 }
 
 }  // namespace

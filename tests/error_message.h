@@ -7,12 +7,12 @@
 
 namespace clip {
 
-/// The sentence of the clip::Error that `function` throws, or "(no error)".
-template <class Function>
+/// The sentence of the clip::Error (or another E) that `function` throws, or "(no error)".
+template <class E = Error, class Function>
 std::string error_message(const Function& function) {
   try {
     function();
-  } catch (const Error& error) {
+  } catch (const E& error) {
     return error.what();
   }
   return "(no error)";

@@ -12,7 +12,7 @@
 #include <fstream>
 
 #include "engine/random.h"
-#include "tests/app_process.h"
+#include "models/atomic_file.h"
 #include "tests/fuzz_targets.h"
 
 namespace clip {
@@ -155,9 +155,9 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "\n");
     return 2;
   }
-  std::vector<std::string> seeds;
-  for (int i = 4; i < argc; ++i) seeds.push_back(clip::file_bytes(argv[i]));
   try {
+    std::vector<std::string> seeds;
+    for (int i = 4; i < argc; ++i) seeds.push_back(clip::read_file(argv[i], int64_t{1} << 30));
     return clip::fuzz(argv[1], targets.at(argv[1]), std::atof(argv[2]),
                       std::strtoull(argv[3], nullptr, 10), seeds);
   } catch (const clip::Error& error) {

@@ -94,8 +94,8 @@ TEST(BiasGeluKernel, CarriesANanFromInputToOutput) {
     Tensor y = output<float>({1, 40}).tensor;
     cpu_backend().bias_gelu_forward(y, tensor_of<float>({1, 40}, x),
                                     tensor_of<float>({40}, Doubles(40)), kind);
-    EXPECT_TRUE(std::isnan(doubles_of(y)[3]));
-    EXPECT_EQ(doubles_of(y)[4], 0.0);
+    EXPECT_TRUE(std::isnan(to_doubles(y)[3]));
+    EXPECT_EQ(to_doubles(y)[4], 0.0);
   }
 }
 

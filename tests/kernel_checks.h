@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/backend.h"
+#include "tests/doubles.h"
 
 namespace clip {
 
@@ -51,16 +52,10 @@ inline Tensor ints(const std::vector<int32_t>& values) {
   return Tensor::from(cpu_backend(), {static_cast<int64_t>(values.size())}, values);
 }
 
-inline Doubles doubles_of(const Tensor& tensor) {
-  if (tensor.dtype() == DType::kF64) return tensor.to_vector<double>();
-  const std::vector<float> values = tensor.to_vector<float>();
-  return {values.begin(), values.end()};
-}
-
 /// |actual - expected| <= tolerance (1 + |expected|) for every element; a NaN fails.
 inline void expect_near(const Tensor& actual, const Doubles& expected, double tolerance,
                         const char* what) {
-  const Doubles values = doubles_of(actual);
+  const Doubles values = to_doubles(actual);
   ASSERT_EQ(values.size(), expected.size()) << what;
   for (size_t i = 0; i < values.size(); ++i) {
     ASSERT_TRUE(std::fabs(values[i] - expected[i]) <= tolerance * (1 + std::fabs(expected[i])))

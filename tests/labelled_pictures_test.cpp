@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "tests/dataset_samples.h"
+#include "tests/error_message.h"
 
 namespace clip {
 namespace {
@@ -45,7 +46,7 @@ class LabelledPicturesTest : public testing::Test {
     return open_labelled_pictures(folder_.path(), split);
   }
   std::string refusal(Split split = Split::kTest) const {
-    return error_of([&] { open(split); });
+    return error_message([&] { open(split); });
   }
 
   /// A record of CIFAR: labels, then red, green and blue planes that differ in each pixel.
@@ -172,7 +173,7 @@ TEST_F(LabelledPicturesTest, DamagedIdxFilesAreNamed) {
   write("t10k-images-idx3-ubyte", huge);
   expect_contains(refusal(), "its header says otherwise");
   write("t10k-images-idx3-ubyte", "");
-  expect_contains(refusal(), "t10k-images-idx3-ubyte cannot be read or is empty");
+  expect_contains(refusal(), "t10k-images-idx3-ubyte must begin with the header of an idx file");
   fs::remove(folder_.path("t10k-images-idx3-ubyte"));
   expect_contains(refusal(), "has no t10k-images-idx3-ubyte");
   const std::string whole = gzip(idx({2, 2, 3}, "abcdefghijkl"));
@@ -195,6 +196,53 @@ TEST_F(LabelledPicturesTest, ClassFoldersAreTheRest) {
   EXPECT_EQ(pictures.labels, (std::vector<int64_t>{0, 1}));
   EXPECT_EQ(pictures.picture(1).pixels[0], 1);
   EXPECT_FALSE(find_labelled_files(folder_.path(), Split::kTest).has_value());
+}
+
+TEST_F(LabelledPicturesTest, LabelsOfACsvNameTheClassesInSortedOrder) {
+  for (const char* name : {"a", "b", "c"}) write(concat(name, ".ppm"), picture(name[0]));
+  write("data.csv", "filepath,label\na.ppm,maple_tree\nb.ppm,cat\nc.ppm,maple_tree\n");
+  const LabelledPictures pictures = open_labelled_pictures(folder_.path("data.csv"), Split::kTest);
+  EXPECT_EQ(pictures.classes, (Strings{"cat", "maple_tree"}));
+  EXPECT_EQ(pictures.labels, (std::vector<int64_t>{1, 0, 1}));
+  EXPECT_FALSE(pictures.numbered);
+  EXPECT_EQ(pictures.picture(1).pixels[0], 'b');
+}
+
+TEST_F(LabelledPicturesTest, LabelsThatAreNumbersCountTheClassesFromZero) {
+  const std::string shard = write_tar(folder_, "a.tar",
+                                      {{"0.ppm", picture(1)},
+                                       {"0.cls", "10\n"},
+                                       {"0.txt", "no label"},
+                                       {"1.ppm", picture(2)},
+                                       {"1.cls", "3"}});
+  const LabelledPictures pictures = open_labelled_pictures(shard, Split::kTest);
+  EXPECT_TRUE(pictures.numbered);
+  EXPECT_EQ(pictures.labels, (std::vector<int64_t>{10, 3}));
+  ASSERT_EQ(pictures.classes.size(), 11u);
+  EXPECT_EQ(pictures.classes[10], "10");
+  EXPECT_EQ(pictures.picture(1).pixels[0], 2);
+}
+
+TEST_F(LabelledPicturesTest, NumbersTooLargeToCountToAreNames) {
+  write("data.csv", "filepath,label\na.ppm,20240101\nb.ppm,3\n");
+  const LabelledPictures pictures = open_labelled_pictures(folder_.path("data.csv"), Split::kTest);
+  EXPECT_EQ(pictures.classes, (Strings{"20240101", "3"}));
+  EXPECT_FALSE(pictures.numbered);
+}
+
+TEST_F(LabelledPicturesTest, PicturesWithoutALabelAreNamed) {
+  const auto refusal_of = [](const std::string& path) {
+    return error_of([&] { open_labelled_pictures(path, Split::kTest); });
+  };
+  expect_contains(
+      refusal_of(write_tar(
+          folder_, "a.tar",
+          {{"0.ppm", picture(1)}, {"0.cls", "1"}, {"1.ppm", picture(2)}, {"1.txt", "a caption"}})),
+      "1.ppm has no .cls of the same base name");
+  write("data.csv", "filepath,label\na.ppm,1\nb.ppm,\n");
+  expect_contains(refusal_of(folder_.path("data.csv")), "the label of sample 1 is blank");
+  write("data.csv", "filepath,title\na.ppm,1\n");
+  expect_contains(refusal_of(folder_.path("data.csv")), "no column 'label'");
 }
 
 TEST_F(LabelledPicturesTest, TrainingGetsCaptionsOfTheirClasses) {

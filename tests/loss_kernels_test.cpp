@@ -1,4 +1,5 @@
 // The contrastive loss's tiles and the reductions on the CPU against plain F64 loops.
+#include <algorithm>
 #include <bit>
 
 #include "tests/kernel_checks.h"
@@ -143,8 +144,8 @@ TEST(ClipLossKernel, CarriesANanFromACosineToTheLogSumExp) {
                                        tensor_of<float>({2, 20}, cosines),
                                        tensor_of<float>({}, {1.0}), 0, 0);
   cpu_backend().clip_loss_log_sum_exp(lse, row_max, row_sum);
-  EXPECT_TRUE(std::isnan(doubles_of(lse)[0]));
-  EXPECT_FALSE(std::isnan(doubles_of(lse)[1]));
+  EXPECT_TRUE(std::isnan(to_doubles(lse)[0]));
+  EXPECT_FALSE(std::isnan(to_doubles(lse)[1]));
 }
 
 double plain_softplus(double x) {
@@ -212,7 +213,7 @@ TEST(SiglipLossKernel, StaysFiniteWhereTheExponentialsDoNotAndCarriesANan) {
   const double scale = std::exp(8.0);  // e^2981 does not fit
   // Row 0's pair is column 0 and fits; row 1's is column 1, and both its columns are wrong.
   expect_near(losses.slice(0, 2), {0, 2 * scale}, roundings<float>(4), "losses");
-  EXPECT_TRUE(std::isnan(doubles_of(losses)[2]));
+  EXPECT_TRUE(std::isnan(to_doubles(losses)[2]));
 }
 
 TEST(ReduceKernels, SumAndSumOfSquaresMatchPlainLoops) {
@@ -272,7 +273,7 @@ TEST(ConvertKernel, MovesBetweenF32AndF64) {
   cpu_backend().convert(f32, tensor_of<double>({5}, values));
   expect_near(f32, values, roundings<float>(1), "F32");
   cpu_backend().convert(f64, f32);
-  EXPECT_EQ(doubles_of(f64), doubles_of(f32));
+  EXPECT_EQ(to_doubles(f64), to_doubles(f32));
 }
 
 uint16_t bf16_bits(float value) {

@@ -1,15 +1,12 @@
 // Products of BF16 factors on the CPU against F64 products of the same numbers, with and without the
 // processor's instructions for them.
-#include <omp.h>
-
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 
 #include "tests/kernel_checks.h"
 #include "tests/op_cases.h"
 #include "tests/run_command.h"
-#include "tests/tiny_clip.h"
+#include "tests/scratch_folder.h"
 
 namespace clip {
 namespace {
@@ -36,9 +33,8 @@ Tensor operand(int64_t rows, int64_t columns, Transpose transpose, uint64_t stre
 Tensor start_of(const Product& p, DType dtype) {
   if (p.accumulate == Accumulate::kYes)
     return random_tensor({p.m, p.n}, dtype, cpu_backend(), 1, 3);
-  return converted(Tensor::from(cpu_backend(), {p.m, p.n},
-                                Doubles(static_cast<size_t>(p.m * p.n), std::nan(""))),
-                   dtype);
+  const Doubles unread(static_cast<size_t>(p.m * p.n), std::nan(""));
+  return Tensor::from(cpu_backend(), {p.m, p.n}, unread).as_dtype(dtype);
 }
 
 Tensor multiply(const Product& p, Tensor c, const Tensor& a, const Tensor& b) {
@@ -60,8 +56,8 @@ void expect_product(const Product& p, DType dtype) {
   const Tensor a = operand(p.m, p.k, p.transpose_a, 1), b = operand(p.k, p.n, p.transpose_b, 2);
   const Tensor start = start_of(p, dtype);
   const Doubles actual = to_doubles(multiply(p, start.clone(), a, b));
-  const Doubles exact = to_doubles(multiply(p, converted(start, DType::kF64),
-                                            converted(a, DType::kF64), converted(b, DType::kF64)));
+  const Doubles exact = to_doubles(
+      multiply(p, start.as_dtype(DType::kF64), a.as_dtype(DType::kF64), b.as_dtype(DType::kF64)));
   Product of_magnitudes = p;
   of_magnitudes.alpha = std::abs(p.alpha);
   const Doubles sizes =
@@ -103,7 +99,7 @@ TEST(MatmulBf16, RoundsAnF32FactorFirst) {
   const Tensor a = random_tensor({33, 70}, DType::kF32, cpu_backend(), 1, 5);
   const Tensor b = operand(70, 31, Transpose::kYes, 2), start = start_of(p, DType::kF32);
   EXPECT_EQ(to_doubles(multiply(p, start.clone(), a, b)),
-            to_doubles(multiply(p, start.clone(), converted(a, DType::kBF16), b)));
+            to_doubles(multiply(p, start.clone(), a.as_dtype(DType::kBF16), b)));
 }
 
 TEST(MatmulBf16, GivesTheSameBitsForAnyThreadCount) {
@@ -124,9 +120,7 @@ TEST(MatmulBf16, GivesTheSameBitsForAnyThreadCount) {
 }
 
 TEST(FastDType, IsBF16OnTheCpuWhereTheProcessorHasInstructionsForItThatAreNotForbidden) {
-  std::ifstream file("/proc/cpuinfo");
-  const std::string flags((std::istreambuf_iterator<char>(file)), {});
-  const bool has = flags.find("avx512_bf16") != std::string::npos;
+  const bool has = file_bytes("/proc/cpuinfo").find("avx512_bf16") != std::string::npos;
   const bool forbidden = std::getenv("ONEDNN_MAX_CPU_ISA") != nullptr;
   EXPECT_EQ(cpu_backend().fast_dtype(), has && !forbidden ? DType::kBF16 : DType::kF32);
 }

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "tests/reference_values.h"
 #include "tests/tiny_clip.h"
 
 namespace clip {
@@ -44,21 +45,12 @@ double cosine(const std::vector<double>& a, const std::vector<double>& b) {
   return product / std::sqrt(squares_a * squares_b);
 }
 
-double relative_error(const std::vector<double>& actual, const std::vector<double>& expected) {
-  double largest = 0, error = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    largest = std::max(largest, std::abs(expected[i]));
-    error = std::max(error, std::abs(actual[i] - expected[i]));
-  }
-  return error / largest;
-}
-
 TEST(MixedPrecision, FeaturesStayNearThoseOfF64) {
   const Outcome exact = run(DType::kF64), mixed = run(DType::kBF16);
   // Weights and about ten tensors on the way through two blocks are rounded by up to 2^-8 each;
   // such errors mostly cancel: six of them are allowed.
-  EXPECT_LE(relative_error(mixed.image, exact.image), 6 * 0x1p-8);
-  EXPECT_LE(relative_error(mixed.text, exact.text), 6 * 0x1p-8);
+  expect_near(mixed.image, exact.image, 6 * 0x1p-8);
+  expect_near(mixed.text, exact.text, 6 * 0x1p-8);
 }
 
 TEST(MixedPrecision, GradientsPointWhereThoseOfF64Do) {
@@ -73,7 +65,7 @@ TEST(MixedPrecision, AResNetStaysNearThatOfF64) {
   const ClipConfig config = tiny_resnet_config();
   const Outcome exact = run(DType::kF64, {}, 1, config), mixed = run(DType::kBF16, {}, 1, config);
   // Some fifty tensors on the way are rounded by up to 2^-8 each; such errors mostly cancel.
-  EXPECT_LE(relative_error(mixed.image, exact.image), 6 * 0x1p-8);
+  expect_near(mixed.image, exact.image, 6 * 0x1p-8);
   // Where rounding turns the sign of a sum, a ReLU lets another gradient through, in each of 18 layers;
   // this batch is too small for that to cancel.
   EXPECT_GT(cosine(mixed.gradient, exact.gradient), 0.8);
@@ -83,8 +75,8 @@ TEST(MixedPrecision, ALastBlockOfOneRowEqualsTheWholeBlockUpToRounding) {
   const Outcome one_row = run(DType::kBF16),
                 whole = run(DType::kBF16, {.last_block = LastBlock::kAllRows});
   // The same sums, cut elsewhere: what rounds to another BF16 is a unit of 2^-7 off.
-  EXPECT_LE(relative_error(whole.image, one_row.image), 2 * 0x1p-8);
-  EXPECT_LE(relative_error(whole.text, one_row.text), 2 * 0x1p-8);
+  expect_near(whole.image, one_row.image, 2 * 0x1p-8);
+  expect_near(whole.text, one_row.text, 2 * 0x1p-8);
   EXPECT_GT(cosine(whole.gradient, one_row.gradient), 0.9999);
 }
 

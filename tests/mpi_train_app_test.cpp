@@ -127,6 +127,13 @@ TEST_F(MpiTrainApp, PrintsOnceAndSaysWhoTrains) {
   EXPECT_EQ(log("a").size(), 2u);
 }
 
+TEST_F(MpiTrainApp, SaysHowManyPairsABatchNormSees) {
+  folder_.write("m.json", kSmallResNet);
+  const AppResult result = train_on(2, arguments("a", 4, {"--steps", "1", "--accum-freq", "3"}));
+  ASSERT_EQ(result.status, 0) << result.err;
+  expect_contains(result.out, "each micro-batch of 8 pairs is normalised by itself");
+}
+
 TEST_F(MpiTrainApp, GoesOnWithTheSameBatchesOnAnotherNumberOfRanks) {
   ASSERT_EQ(run_app("train", arguments("whole", 12, {"--steps", "10"}), folder_).status, 0);
   // Up to step 5 on two ranks; the schedule is that of ten steps.

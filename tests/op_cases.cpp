@@ -264,19 +264,12 @@ const std::vector<OpCase>& op_cases() {
   return cases;
 }
 
-Tensor converted(const Tensor& x, DType dtype) {
-  Tensor y = Tensor::empty(x.backend(), x.shape(), dtype);
-  x.backend().convert(y, x);
-  return y;
-}
-
 Tensor random_tensor(const Shape& shape, DType dtype, Backend& backend, uint64_t seed,
                      uint64_t stream) {
   Random random(seed, stream);
   std::vector<double> values(static_cast<size_t>(shape.numel()));
   for (double& value : values) value = random.normal();
-  const Tensor drawn = Tensor::from<double>(backend, shape, values);
-  return dtype == DType::kF64 ? drawn : converted(drawn, dtype);
+  return Tensor::from<double>(backend, shape, values).as_dtype(dtype);
 }
 
 std::vector<Variable> random_inputs(const OpCase& op, const Shapes& shapes, DType dtype,
@@ -294,8 +287,7 @@ std::vector<Variable> random_inputs(const OpCase& op, const Shapes& shapes, DTyp
 
 std::vector<Variable> in_f64(const std::vector<Variable>& inputs) {
   std::vector<Variable> wide;
-  for (const Variable& input : inputs)
-    wide.emplace_back(converted(input.value(), DType::kF64), true);
+  for (const Variable& input : inputs) wide.emplace_back(input.value().as_dtype(DType::kF64), true);
   return wide;
 }
 
@@ -306,7 +298,7 @@ std::vector<Tensor> outputs_and_gradients(const OpCase& op, const std::vector<Va
   for (const Variable& output : outputs) {
     const Tensor exact =
         random_tensor(output.shape(), DType::kBF16, output.backend(), 5, cotangents.size());
-    cotangents.push_back(converted(exact, output.gradient_dtype()));
+    cotangents.push_back(exact.as_dtype(output.gradient_dtype()));
     results.push_back(output.value());
   }
   tape.backward(outputs, cotangents);

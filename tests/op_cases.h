@@ -34,8 +34,6 @@ std::vector<Variable> random_inputs(const OpCase& op, const OpCase::Shapes& shap
                                     Backend& backend, uint64_t seed);
 /// The same numbers in F64.
 std::vector<Variable> in_f64(const std::vector<Variable>& inputs);
-/// x in another float dtype.
-Tensor converted(const Tensor& x, DType dtype);
 Tensor random_tensor(const Shape& shape, DType dtype, Backend& backend, uint64_t seed,
                      uint64_t stream);
 

@@ -4,10 +4,11 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "tests/doubles.h"
 #include "tests/gradient_check.h"
-#include "tests/tiny_clip.h"
 
 namespace clip {
 namespace {

@@ -40,7 +40,8 @@ double difference(const std::vector<float>& ours, const std::vector<double>& the
   double largest = 0, apart = 0;
   for (size_t i = 0; i < ours.size(); ++i) {
     largest = std::max(largest, std::abs(theirs[i]));
-    apart = std::max(apart, std::abs(ours[i] - theirs[i]));
+    const double error = std::abs(ours[i] - theirs[i]);
+    apart = error <= apart ? apart : error;  // a NaN stays
   }
   return apart / largest;
 }

@@ -22,7 +22,7 @@ void expect_near(const std::vector<double>& ours, const std::vector<double>& the
   double largest = 0;
   for (double value : theirs) largest = std::max(largest, std::abs(value));
   for (size_t i = 0; i < ours.size(); ++i)
-    EXPECT_NEAR(ours[i], theirs[i], tolerance * largest) << "at " << i;
+    ASSERT_NEAR(ours[i], theirs[i], tolerance * largest) << "at " << i;
 }
 
 void expect_signature(const std::string& name, const std::vector<double>& values,

@@ -12,7 +12,7 @@ namespace clip {
 /// A file of tests/reference/.
 nlohmann::json reference_values(const char* file);
 
-/// tolerance    relative to the largest expected value
+/// tolerance    relative to the largest expected value; a NaN fails
 void expect_near(const std::vector<double>& ours, const std::vector<double>& theirs,
                  double tolerance);
 

@@ -51,6 +51,7 @@ std::vector<std::string> mpirun(int64_t ranks) {
           "OMPI_MCA_btl=self,vader",
           "OMPI_MCA_plm=isolated",
           "OMPI_MCA_odls_base_sigkill_timeout=0",
+          "ASAN_OPTIONS=detect_leaks=0",  // Open MPI keeps memory to its end
           "mpirun",
           "-np",
           std::to_string(ranks)};

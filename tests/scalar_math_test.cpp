@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "engine/cpu/bfloat16.h"
@@ -49,6 +50,17 @@ TEST(Exponential, KeepsItsRangeAtBothEnds) {
   EXPECT_EQ(exponential(88.73f), kInfinity);
   EXPECT_EQ(exponential(1e30f), kInfinity);
   EXPECT_EQ(exponential(kInfinity), kInfinity);
+}
+
+TEST(Sigmoid, IsWithinThreeUlpOfTheTrueValueAndKeepsItsRangeAtBothEnds) {
+  const auto f = [](float x) { return sigmoid(x); };
+  const auto truth = [](double x) { return 1 / (1 + std::exp(-x)); };
+  EXPECT_LE(largest_error(-87.0f, 87.0f, f, truth), 3.0);
+  EXPECT_LE(largest_error(-1.0f, 1.0f, f, truth), 3.0);
+  for (const float x : {100.0f, 1e30f, kInfinity}) {
+    EXPECT_EQ(sigmoid(x), 1.0f) << x;
+    EXPECT_EQ(sigmoid(-x), 0.0f) << x;
+  }
 }
 
 TEST(LogOnePlus, IsWithinTwoUlpOfTheTrueValue) {

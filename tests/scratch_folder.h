@@ -5,12 +5,19 @@
 
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <string>
 #include <string_view>
 
 #include "engine/check.h"
 
 namespace clip {
+
+/// The bytes of a file; empty if it is not there.
+inline std::string file_bytes(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
 
 class ScratchFolder {
  public:

@@ -1,6 +1,7 @@
 // The pairwise sigmoid loss where its value is known: in closed form, and from open_clip.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>

@@ -7,13 +7,14 @@
 #include "models/dataset.h"
 #include "models/shard_pattern.h"
 #include "tests/dataset_samples.h"
+#include "tests/error_message.h"
 #include "tests/scratch_folder.h"
 
 namespace clip {
 namespace {
 
 std::string tar_error(const std::string& pattern) {
-  return error_of([&] { open_tar_dataset(pattern); });
+  return error_message([&] { open_tar_dataset(pattern); });
 }
 
 TEST(TarDataset, ReadsSamplesOfSeveralShardsInOrder) {
@@ -84,9 +85,9 @@ TEST(TarDataset, CallsAMissingCaptionOrAnUndecodablePictureABrokenSample) {
                 {{"a.png", picture(1)}, {"b.png", "nothing"}, {"b.txt", "x"}, {"c.txt", "alone"}});
   const auto data = open_tar_dataset(path);
   ASSERT_EQ(data->size(), 2);
-  expect_contains(error_of<BrokenSample>([&] { data->get(0, 0); }),
+  expect_contains(error_message<BrokenSample>([&] { data->get(0, 0); }),
                   path + ": a.png has no .txt of the same base name");
-  expect_contains(error_of<BrokenSample>([&] { data->get(1, 0); }), path + ": b.png");
+  expect_contains(error_message<BrokenSample>([&] { data->get(1, 0); }), path + ": b.png");
   EXPECT_EQ(data->captions(), (Strings{"x"}));
   expect_contains(data->describe(), "captions left out for want of a picture: 1");
 }
@@ -147,7 +148,7 @@ TEST(TarDataset, CallsASampleOfAShardThatShrankBroken) {
   const std::string path = write_tar(folder, "s.tar", {{"a.png", picture(1)}, {"a.txt", "x"}});
   const auto data = open_tar_dataset(path);
   std::filesystem::resize_file(path, 512);
-  expect_contains(error_of<BrokenSample>([&] { data->get(0, 0); }), "become shorter");
+  expect_contains(error_message<BrokenSample>([&] { data->get(0, 0); }), "become shorter");
 }
 
 TEST(ShardPattern, ExpandsRangesWithTheirLeadingZeros) {

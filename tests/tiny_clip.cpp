@@ -76,13 +76,6 @@ std::vector<std::vector<int32_t>> tiny_captions(int64_t step, int64_t size) {
   return captions;
 }
 
-std::vector<double> to_doubles(const Tensor& tensor) {
-  if (tensor.dtype() == DType::kF64) return tensor.to_vector<double>();
-  Tensor wide = Tensor::empty(tensor.backend(), tensor.shape(), DType::kF64);
-  tensor.backend().convert(wide, tensor);
-  return wide.to_vector<double>();
-}
-
 Variable tiny_loss(const Clip& clip, int64_t step) {
   Backend& backend = clip.logit_scale.backend();
   static const auto comm = make_single_communicator();  // backward of a BatchNorm needs it

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "models/training.h"
+#include "tests/doubles.h"
 
 namespace clip {
 
@@ -19,9 +20,6 @@ void randomize(ParameterList& parameters);
 Tensor tiny_images(int64_t step, Backend& backend, int64_t size = 24);  ///< U8 [5, size, size, 3]
 /// 5 captions of 2 ... 12 tokens; drawn after the pictures of that size
 std::vector<std::vector<int32_t>> tiny_captions(int64_t step, int64_t size = 24);
-
-/// The values of a float tensor as F64, whatever its dtype.
-std::vector<double> to_doubles(const Tensor& tensor);
 
 /// The contrastive loss of a batch, recorded if a tape is active.
 Variable tiny_loss(const Clip& clip, int64_t step);

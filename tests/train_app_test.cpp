@@ -50,7 +50,8 @@ TEST_F(TrainApp, ARunsFolderHoldsOptionsLogAndCheckpoints) {
       train("a", {"--steps", "5", "--save-steps", "2", "--log-every-n-steps", "1", "--lr", "0.002",
                   "--warmup", "2", "--val-data", "pairs.tsv"});
   ASSERT_EQ(result.status, 0) << result.err;
-  EXPECT_EQ(names_in(run_path("a")), (Names{"checkpoints", "config.json", "log.jsonl"}));
+  EXPECT_EQ(names_in(run_path("a")),
+            (Names{".lock", "checkpoints", "config.json", "log.jsonl", "report.html"}));
   EXPECT_EQ(checkpoints("a"), (Names{"step_2", "step_4", "step_5"}));
   for (const std::string& name : checkpoints("a"))
     EXPECT_EQ(names_in(run_path("a") + "/checkpoints/" + name), kFiles);
@@ -74,6 +75,9 @@ TEST_F(TrainApp, ARunsFolderHoldsOptionsLogAndCheckpoints) {
   EXPECT_EQ(entries[1]["lr"], 0.002);
   EXPECT_EQ(entries[5]["step"], 5);
   EXPECT_EQ(entries[5]["eval"]["text_of_image"]["tried"], 24);
+  const std::string report = file_bytes(run_path("a") + "/report.html");
+  expect_contains(report, "Evaluation after step 5");
+  expect_contains(report, ">--lr</th><td class=\"n\">0.002<");
 }
 
 TEST_F(TrainApp, PrintsPlainLinesWhereThereIsNoTerminal) {
@@ -270,6 +274,9 @@ TEST_F(TrainApp, MeasuresEmojiScenesAndTheCommandItNamesWorks) {
     EXPECT_LE(eval[key]["low"].get<double>(), value + rounding);
     EXPECT_GE(eval[key]["high"].get<double>(), value - rounding);
   }
+  const std::string report = file_bytes(run_path("a") + "/report.html");
+  for (const char* part : {"unseen cells", "Pictures after step 2", "src=\"data:image/png;base64,"})
+    expect_contains(report, part);
   const std::string start = "./apps/zero_shot ";
   const size_t begin = result.out.find(start);
   ASSERT_NE(begin, std::string::npos) << result.out;
@@ -282,10 +289,7 @@ TEST_F(TrainApp, MeasuresEmojiScenesAndTheCommandItNamesWorks) {
 }
 
 TEST_F(TrainApp, AResNetLearnsScenesAndGoesOnBitForBit) {
-  folder_.write("resnet.json", R"({
-    "embed_dim": 32, "quick_gelu": true,
-    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
-    "text_cfg": {"context_length": 16, "vocab_size": 700, "width": 32, "heads": 2, "layers": 1}})");
+  folder_.write("resnet.json", kSmallResNet);
   const auto run = [&](const std::string& name, const Strings& own) {
     Strings all = {
         "--model", "resnet.json", "--batch-size",        "16", "--device", "cpu", "--name", name,

@@ -88,10 +88,7 @@ TEST_F(TrainMethods, ASiglipModelNamesPicturesWithEachLabelsOwnProbability) {
 }
 
 TEST_F(TrainMethods, ALockedResNetKeepsItsWeightsAndRunningStatistics) {
-  folder_.write("m.json", R"({
-    "embed_dim": 16, "quick_gelu": true,
-    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
-    "text_cfg": {"context_length": 16, "vocab_size": 700, "width": 32, "heads": 2, "layers": 1}})");
+  folder_.write("m.json", kSmallResNet);
   ASSERT_EQ(train("start", {"--steps", "2", "--precision", "bf16"}).status, 0);
   const AppResult result = lit("a", {"--lock-image"});
   ASSERT_EQ(result.status, 0) << result.err;

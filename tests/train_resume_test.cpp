@@ -43,6 +43,7 @@ class TrainResume : public TrainApp {
     ASSERT_NE(checkpoints(name)[0], concat("step_", kSteps)) << "ended before the signal came";
     EXPECT_EQ(names_in(run_path(name) + "/checkpoints/" + checkpoints(name)[0]), kFiles);
     EXPECT_EQ(concat("step_", logged(run_path(name))), checkpoints(name)[0]);
+    expect_contains(file_bytes(run_path(name) + "/report.html"), "Loss, nats");
     const AppResult resumed = resume({"runs/" + name});
     EXPECT_EQ(resumed.status, 0) << resumed.err;
   }
@@ -115,6 +116,24 @@ TEST_F(TrainResume, KilledTenTimesItFindsAWholeCheckpointAndGoesOnBitForBit) {
 
   ASSERT_EQ(run_app("train", arguments("whole"), folder_).status, 0);
   expect_equal_runs("whole", "killed", 160);
+}
+
+TEST_F(TrainResume, RefusesARunThatAnotherProcessTrainsUntilThatIsKilled) {
+  const std::string run = run_path("a");
+  AppProcess program("train",
+                     options({"--train-data", "pairs.csv", "--name", "a", "--steps", "100000",
+                              "--log-every-n-steps", "1"}),
+                     folder_);
+  wait_for_log(program, run, 20);
+  expect_refused(resume({"runs/a"}), "train", 1, {"runs/a", "is being trained by another process"});
+  const int64_t lines = logged(run);
+  EXPECT_GT(lines, 20);
+  wait_for_log(program, run, lines);
+  ASSERT_FALSE(program.has_ended()) << "it must have been training all the while";
+  program.send(SIGKILL);
+  program.wait();
+  const AppResult resumed = resume({"runs/a", "--steps", "2"});
+  EXPECT_EQ(resumed.status, 0) << resumed.err;
 }
 
 TEST_F(TrainResume, FromACheckpointOfARunGoesOnBitForBit) {

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <numeric>
 
 #include "engine/random.h"
@@ -100,17 +99,6 @@ inline void expect_losses(const std::vector<double>& actual, const std::vector<d
   ASSERT_EQ(actual.size(), expected.size());
   for (size_t step = 0; step < expected.size(); ++step)
     EXPECT_NEAR(actual[step], expected[step], 1e-6 * expected[step]) << split << ", step " << step;
-}
-
-/// Expects the largest difference to be at most `tolerance` times the largest value.
-inline void expect_relative(const std::vector<double>& actual, const std::vector<double>& expected,
-                            double tolerance) {
-  double largest = 0, difference = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    largest = std::max(largest, std::abs(expected[i]));
-    difference = std::max(difference, std::abs(actual[i] - expected[i]));
-  }
-  EXPECT_LE(difference, tolerance * largest);
 }
 
 }  // namespace clip

@@ -3,6 +3,7 @@
 
 #include <functional>
 
+#include "tests/reference_values.h"
 #include "tests/thread_ranks.h"
 
 namespace clip {
@@ -29,7 +30,7 @@ TEST_P(EverySplit, GivesTheGradientsOfOneProcess) {
       for (const Activations activations : {Activations::kKept, Activations::kRecomputed}) {
         way.activations = activations;
         // The sums over rows are cut in other places: some roundings of 1e-16 each.
-        expect_relative(gradients(GetParam(), pairs, way), expected, 1e-12);
+        expect_near(gradients(GetParam(), pairs, way), expected, 1e-12);
       }
     }
 }
@@ -40,11 +41,10 @@ TEST(LockedTowers, LeaveTheGradientsOfTheOtherTowerAsTheyAreAtAnySplit) {
   for (const Split split : {Split{1, 1}, Split{1, 3}, Split{2, 1}, Split{3, 2}}) {
     const auto text = gradients(split, 12, {.locked = {.image = true}});
     ASSERT_LT(text.size(), all.size());
-    expect_relative(text, {all.begin(), all.begin() + static_cast<std::ptrdiff_t>(text.size())},
-                    1e-12);
+    expect_near(text, {all.begin(), all.begin() + static_cast<std::ptrdiff_t>(text.size())}, 1e-12);
     const auto scale = gradients(split, 12, {.locked = {.image = true, .text = true}});
     ASSERT_EQ(scale.size(), static_cast<size_t>(kParameterBlock));
-    expect_relative(scale, {all.begin(), all.begin() + kParameterBlock}, 1e-12);
+    expect_near(scale, {all.begin(), all.begin() + kParameterBlock}, 1e-12);
   }
 }
 
@@ -105,8 +105,8 @@ ResNetStep resnet_step(const Split& split, const RowsOfRank& rows, Activations a
 }
 
 void expect_equal(const ResNetStep& actual, const ResNetStep& expected) {
-  expect_relative(actual.gradients, expected.gradients, 1e-12);  // roundings of 1e-16
-  expect_relative(actual.running, expected.running, 1e-12);
+  expect_near(actual.gradients, expected.gradients, 1e-12);  // roundings of 1e-16
+  expect_near(actual.running, expected.running, 1e-12);
   EXPECT_EQ(actual.batches, expected.batches);
 }
 

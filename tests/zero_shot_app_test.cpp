@@ -4,10 +4,13 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "models/checkpoint.h"
 #include "models/clip.h"
+#include "models/labelled_pictures.h"
 #include "models/safetensors.h"
 #include "models/zero_shot.h"
 #include "tests/app_process.h"
@@ -90,6 +93,14 @@ class ZeroShotApp : public testing::Test {
     for (double logit : logits) total += std::exp(logit);
     for (double logit : logits) result.push_back(std::exp(logit) / total);
     return result;
+  }
+
+  /// The three templates of several tests, as a prompts file has them for each label.
+  static std::string prompts_json(const Strings& labels) {
+    json prompts;
+    for (const std::string& label : labels)
+      prompts[label] = {"a photo of a " + in_words(label) + ".", "the {} by the sea", "{}"};
+    return prompts.dump();
   }
 
   /// Expects a picture's guesses to be all labels, most probable first, as `expected` has them.
@@ -181,6 +192,48 @@ TEST_F(ZeroShotApp, SeveralTemplatesAreAveragedAsUnitVectors) {
   EXPECT_NE(mixed, shown);
 }
 
+TEST_F(ZeroShotApp, PromptsOfEachClassAreAveragedWithWhatTemplatesThereAre) {
+  const Strings labels = {"cat", "green bird"},
+                ask = {"--images", "0.png", "--labels", "cat,green bird"};
+  const auto shown = [&](const Strings& more) {
+    Strings all = ask;
+    all.insert(all.end(), more.begin(), more.end());
+    return zero_shot_json(all);
+  };
+  folder_.write("prompts.json", prompts_json({"cat", "green_bird", "unused"}));
+  expect_guesses(
+      shown({"--prompts", "prompts.json"})[0]["guesses"], labels,
+      probabilities("0.png", labels, {{"a photo of a ", "."}, {"the ", " by the sea"}, {"", ""}}));
+  // Its own three and one more for all; the lists need not be of one length.
+  folder_.write("prompts.json", R"({"cat": ["a cat"], "green bird": ["a green bird", "the sea"]})");
+  const json own = shown({"--prompts", "prompts.json"});
+  folder_.write("prompts.json", R"({"cat": ["a cat"], "green bird": ["the sea", "a {}"]})");
+  EXPECT_EQ(shown({"--prompts", "prompts.json"}), own);
+  folder_.write("prompts.json", R"({"cat": ["a cat"], "green bird": ["the sea"]})");
+  const json both = shown({"--prompts", "prompts.json", "--template", "the {}"});
+  EXPECT_NE(both, own);
+  EXPECT_NE(both, shown({"--prompts", "prompts.json"}));
+}
+
+TEST_F(ZeroShotApp, APromptsFileThatDoesNotFitIsRefusedBeforeTheModelIsRead) {
+  const auto refuses = [&](const std::string& text, const Strings& parts) {
+    folder_.write("p.json", text);
+    expect_refused(run_app("zero_shot",
+                           {"--checkpoint", "none", "--images", "0.png", "--labels", "cat,dog",
+                            "--prompts", "p.json"},
+                           folder_),
+                   "zero_shot", 1, parts);
+  };
+  refuses(R"({"cat": ["a cat"]})", {"p.json", "no prompts for the label \"dog\""});
+  refuses(R"(["a cat"])", {"p.json", "an object of labels"});
+  refuses(R"({"cat": ["a cat"], "dog": []})", {"list of prompts for \"dog\"", "found []"});
+  refuses(R"({"cat": "a cat", "dog": ["a dog"]})", {"list of prompts for \"cat\""});
+  refuses(R"({"cat": ["a cat", 1], "dog": ["a dog"]})", {"list of prompts for \"cat\""});
+  refuses(R"({"cat": ["a cat"], "cat": ["a cat"]})", {"\"cat\" occurs twice"});
+  refuses("{", {"p.json", "no valid JSON"});
+  refuses(R"({"cat": ["a cat"], "dog": ["a dog"]})", {"none"});  // now it is the model's turn
+}
+
 TEST_F(ZeroShotApp, ALabelsFileHoldsALabelALineCommasIncluded) {
   folder_.write("labels.txt", "cat, or two\r\n\nhouse\n");
   const Strings labels = {"cat, or two", "house"};
@@ -209,7 +262,7 @@ TEST_F(ZeroShotApp, ClassFoldersGiveTheAccuraciesOfTheLibrary) {
   const int64_t per_class = 40;
   const Strings paths = write_classes(per_class);
   const Classifier classifier =
-      build_classifier(model_.clip, tokenizer_, kWords, {"a photo of a {}"});
+      build_classifier(model_.clip, tokenizer_, {kWords, {"a photo of a {}"}});
   const auto guesses = classify(classifier, features_of(paths), std::log(1 / 0.07));
   double top1 = 0, top5 = 0;
   std::vector<double> per(kClasses.size(), 0.0);
@@ -260,6 +313,96 @@ TEST_F(ZeroShotApp, FilesOfMnistsKindCountAsTheSamePicturesInClassFolders) {
   EXPECT_EQ(shown, zero_shot_json({"--data", "folders"}));
 }
 
+/// data.csv and data.tar of the pictures in data/, whose labels are what label(class) says.
+template <class Label>
+void write_labelled(const ScratchFolder& folder, const Strings& paths, const Label& label) {
+  std::string csv = "path,class\n";
+  std::vector<Member> members;
+  for (const std::string& path : paths) {
+    const std::string name = fs::path(path).parent_path().filename().string();
+    const auto number = std::find(kClasses.begin(), kClasses.end(), name) - kClasses.begin();
+    csv += path + ',' + label(number) + '\n';
+    const std::string key = concat(members.size() / 2);
+    members.push_back({key + ".png", file_bytes(folder.path(path))});
+    members.push_back({key + ".cls", label(number) + '\n'});
+  }
+  folder.write("data.csv", csv);
+  write_tar(folder, "data.tar", members);
+}
+
+const Strings kCsv = {"--data", "data.csv", "--csv-img-key", "path", "--csv-label-key", "class"};
+
+TEST_F(ZeroShotApp, CsvAndTarShardsCountAsTheSamePicturesInClassFolders) {
+  const Strings paths = write_classes(3);
+  write_labelled(folder_, paths, [](int64_t c) { return kClasses[static_cast<size_t>(c)]; });
+  const json expected = zero_shot_json({"--data", "data"});
+  EXPECT_EQ(zero_shot_json(kCsv), expected);
+  EXPECT_EQ(zero_shot_json({"--data", "data.tar"}), expected);
+}
+
+TEST_F(ZeroShotApp, NumberedClassesAreNamedByLabelsOfWhichTheLastMayHaveNoPicture) {
+  const Strings paths = write_classes(3);
+  write_labelled(folder_, paths, [](int64_t c) { return concat(c); });
+  json expected = zero_shot_json({"--data", "data"});
+  const std::string labels = "cat,dog,green bird,house,lion,sea,tree";
+  for (const char* data : {"data.csv", "data.tar"}) {
+    Strings ask = {"--data", data, "--csv-img-key", "path", "--csv-label-key", "class"};
+    expect_refused(zero_shot(ask), "zero_shot", 2, {data, "are numbers", "--labels-file"});
+    ask.insert(ask.end(), {"--labels", "cat,dog"});
+    expect_refused(zero_shot(ask), "zero_shot", 2, {"2 classes", "has 7"});
+    ask.back() = labels;
+    json shown = zero_shot_json(ask);
+    for (size_t c = 0; c < kClasses.size(); ++c)
+      EXPECT_EQ(shown["per_class"][concat(c)], expected["per_class"][kClasses[c]]);
+    EXPECT_EQ(shown["top1"], expected["top1"]);
+    EXPECT_EQ(shown["top5"], expected["top5"]);
+    ask.back() = labels + ",zebra";
+    shown = zero_shot_json(ask);
+    EXPECT_TRUE(shown["per_class"]["7"].is_null());
+    EXPECT_EQ(shown["pictures"], 21);
+  }
+}
+
+TEST_F(ZeroShotApp, ALineForEachClassSaysTheWorstFirstAndWhatItWasTakenFor) {
+  const Strings paths = write_classes(12);
+  folder_.write("data/zebra/none.png", "no picture");
+  const json shown = zero_shot_json({"--data", "data"});
+  std::map<std::string, std::string> mistakes;  // of each class, as the line should end
+  const Classifier classifier =
+      build_classifier(model_.clip, tokenizer_, {kWords, {"a photo of a {}"}});
+  const auto guesses = classify(classifier, features_of(paths), std::log(1 / 0.07));
+  for (size_t c = 0; c < kClasses.size(); ++c) {
+    std::vector<int> taken(kClasses.size());
+    for (size_t i = 0; i < 12; ++i) ++taken[static_cast<size_t>(guesses[12 * c + i][0].label)];
+    taken[c] = 0;
+    const auto most = std::max_element(taken.begin(), taken.end());
+    mistakes[kClasses[c]] =
+        concat("taken for ", kClasses[static_cast<size_t>(most - taken.begin())], ": ", *most);
+  }
+  const AppResult result = zero_shot({"--data", "data", "--per-class"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  const Strings lines = lines_of(result.out);
+  ASSERT_EQ(lines.size(), 5 + kClasses.size()) << result.out;
+  EXPECT_EQ(lines[4], "Each class, the worst first");
+  double last = 0;
+  for (size_t i = 5; i < lines.size(); ++i) {
+    std::istringstream words(lines[i]);
+    double percent = 0, right = 0, tried = 0;
+    std::string sign, of, name, taken;
+    words >> percent >> sign >> right >> of >> tried >> name >> taken;
+    EXPECT_GE(percent, last) << lines[i];
+    EXPECT_EQ(tried, 12);
+    EXPECT_NEAR(percent, 100 * right / tried, 0.0051) << lines[i];
+    EXPECT_EQ(shown["per_class"][name], right / tried) << lines[i];
+    if (right == tried) {
+      EXPECT_EQ(taken, "");
+    } else {
+      EXPECT_EQ(lines[i].substr(lines[i].find("taken")), mistakes.at(name)) << lines[i];
+    }
+    last = percent;
+  }
+}
+
 TEST_F(ZeroShotApp, FollowsTheCheckpointsRulesForPictures) {
   const Strings ask = {"--images", "0.png", "--labels", "red car,blue car"};
   const json before = zero_shot_json(ask);
@@ -281,7 +424,7 @@ TEST_F(ZeroShotApp, FollowsTheCheckpointsRulesForPictures) {
                          changed.vision.preprocess);
   });
   const Classifier classifier =
-      build_classifier(model.clip, tokenizer_, {"red car", "blue car"}, {"a photo of a {}"});
+      build_classifier(model.clip, tokenizer_, {{"red car", "blue car"}, {"a photo of a {}"}});
   const Guess best = classify(classifier, image, std::log(1 / 0.07))[0][0];
   EXPECT_NEAR(after[0]["guesses"][0]["probability"].get<double>(), best.probability, 1e-6);
 }
@@ -349,7 +492,7 @@ TEST_F(ZeroShotApp, ASavedClassifierIsUsedByTheNextRunOfTheSameWords) {
   EXPECT_EQ(zero_shot_json(question), before);
 
   // Exchanged class vectors exchange the answers: the file is what is used.
-  auto saved = find_classifier(checkpoint(), {"cat", "dog"}, {"a photo of a {}"});
+  auto saved = find_classifier(checkpoint(), {{"cat", "dog"}, {"a photo of a {}"}});
   ASSERT_TRUE(saved.has_value());
   float* weights = saved->weights.data<float>();
   std::swap_ranges(weights, weights + saved->weights.width(), weights + saved->weights.width());
@@ -358,6 +501,15 @@ TEST_F(ZeroShotApp, ASavedClassifierIsUsedByTheNextRunOfTheSameWords) {
   EXPECT_NE(exchanged, before);
   EXPECT_EQ(exchanged[0]["guesses"][0]["probability"], before[0]["guesses"][0]["probability"]);
   EXPECT_EQ(exchanged[0]["guesses"][0]["label"], before[0]["guesses"][1]["label"]);
+  // So are prompts of classes; those of others are not.
+  folder_.write("prompts.json", prompts_json({"cat", "dog"}));
+  Strings prompted = {"--images",  "0.png",        "--labels",         "cat,dog",
+                      "--prompts", "prompts.json", "--save-classifier"};
+  const json with_prompts = zero_shot_json(prompted);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), fs::directory_iterator()), 2);
+  EXPECT_EQ(zero_shot_json(prompted), with_prompts);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder), fs::directory_iterator()), 2);
+  EXPECT_NE(with_prompts, before);
   // Other words are computed.
   expect_guesses(zero_shot_json({"--images", "0.png", "--labels", "cat,sea"})[0]["guesses"],
                  {"cat", "sea"}, probabilities("0.png", {"cat", "sea"}, kPhoto));

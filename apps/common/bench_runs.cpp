@@ -14,8 +14,9 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 std::string kind_of(std::string_view op) {
   static const std::map<std::string_view, const char*> kinds = {
-      {"linear", "gemm"}, {"project", "gemm"},        {"patch_embedding", "gemm"},
-      {"conv2d", "gemm"}, {"attention", "attention"}, {"clip_loss", "loss"}};
+      {"linear", "gemm"},     {"project", "gemm"},        {"patch_embedding", "gemm"},
+      {"conv2d", "gemm"},     {"attention", "attention"}, {"clip_loss", "loss"},
+      {"siglip_loss", "loss"}};
   const auto found = kinds.find(op);
   return found == kinds.end() ? "elementwise" : found->second;
 }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <chrono>
-#include <cstdio>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -10,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "apps/common/program.h"
 #include "autograd/tape.h"
 #include "models/config.h"
 #include "models/data_loader.h"
@@ -19,9 +19,7 @@ namespace clip {
 /// printf into standard output.
 template <class... Values>
 void say(const char* format, Values... values) {
-  char line[256];
-  std::snprintf(line, sizeof line, format, values...);
-  std::cout << line << std::flush;
+  std::cout << formatted(format, values...) << std::flush;
 }
 
 /// Pixels and captions of a fixed seed; every caption has `text_length` tokens, start and end

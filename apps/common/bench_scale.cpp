@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "apps/common/bench_runs.h"
+#include "apps/common/option_values.h"
 
 namespace clip {
 namespace {
@@ -50,12 +51,7 @@ po::options_description scale_option_list() {
 }
 
 ScaleOptions chosen_scale(const po::variables_map& values) {
-  const auto number = [&](const char* name) {
-    const auto value = values[name].as<int64_t>();
-    if (value < 1 || value > 1'000'000)
-      throw UsageError(concat("--", name, " must be from 1 to 1000000, got ", value));
-    return value;
-  };
+  const auto number = [&](const char* name) { return at_least(1, values, name, 1'000'000); };
   const auto positive = [&](const char* name, bool zero_too) {
     const double value = values[name].as<double>();
     if (!(0 <= value && value <= 1e9) || (value == 0 && !zero_too))

@@ -9,6 +9,16 @@ namespace po = boost::program_options;
 
 namespace clip {
 
+po::options_description_easy_init add_first_options(po::options_description& options) {
+  // clang-format off
+  return options.add_options()
+    ("help", "print this and exit")
+    ("checkpoint", po::value<std::string>()->default_value(""),
+     "a checkpoint's folder or a run's (its newest checkpoint), an open_clip or Hugging Face folder, or a weight file: "
+     "OpenAI's .pt, a state dict (.pt, .bin), .safetensors");
+  // clang-format on
+}
+
 void add_model_options(po::options_description& options) {
   const auto text = [] { return po::value<std::string>()->default_value(""); };
   // clang-format off

@@ -7,16 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "apps/common/option_values.h"
 #include "models/checkpoint.h"
 #include "models/clip.h"
 
 namespace clip {
-
-/// What --checkpoint and its like accept, as --help puts it.
-inline constexpr const char* kModelPathHelp =
-    "a checkpoint's folder or a run's (its newest checkpoint), an open_clip or Hugging Face "
-    "folder, or a weight "
-    "file: OpenAI's .pt, a state dict (.pt, .bin), .safetensors";
 
 /// What --bpe reads, as --help puts it.
 inline constexpr const char* kBpeHelp =
@@ -34,6 +29,9 @@ struct VocabularyChoice {
   Tokenizer load() const { return bpe.empty() ? Tokenizer::load(tokenizer) : clip_tokenizer(bpe); }
 };
 
+/// Adds --help and --checkpoint; others may follow in parentheses.
+boost::program_options::options_description_easy_init add_first_options(
+    boost::program_options::options_description& options);
 /// Adds --model, --force-quick-gelu, --tokenizer and --bpe.
 void add_model_options(boost::program_options::options_description& options);
 

@@ -110,6 +110,10 @@ ChosenDevice choose_device(const std::string& name, int64_t local_rank) {
   throw UsageError(concat("--device must be auto, cpu, cuda or cuda:i, got '", name, "'"));
 }
 
+void ChosenDevice::print_note() const {
+  if (!note.empty()) std::cerr << concat("device ", note, '\n');
+}
+
 DType choose_precision(const std::string& name, const Backend& backend) {
   if (name == "fp32") return DType::kF32;
   if (name == "bf16") return DType::kBF16;

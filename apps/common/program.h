@@ -2,6 +2,7 @@
 #pragma once
 
 #include <boost/program_options.hpp>
+#include <cstdio>
 #include <functional>
 #include <memory>
 #include <string>
@@ -19,6 +20,14 @@ int run_program(const std::string& name, const std::function<void()>& body,
 /// Thrown by parse_options when it has printed what --help asks for; the exit code is 0.
 class HelpShown {};
 
+/// printf into a string; what is beyond 255 characters is cut off.
+template <class... Values>
+std::string formatted(const char* format, Values... values) {
+  char text[256];
+  std::snprintf(text, sizeof text, format, values...);
+  return text;
+}
+
 /// Control characters become spaces: names of files and labels may hold anything.
 std::string one_line(std::string text);
 
@@ -33,9 +42,10 @@ boost::program_options::variables_map parse_options(
 struct ChosenDevice {
   Backend* backend = nullptr;
   std::unique_ptr<Backend> owned;  ///< a GPU's
-  /// One line that says why "auto" is the CPU; empty otherwise. For standard error where standard
-  /// output is for other programs.
+  /// One line that says why "auto" is the CPU; empty otherwise.
   std::string note;
+
+  void print_note() const;  ///< on standard error, where standard output is for other programs
 };
 /// local_rank    which GPU "auto" and "cuda" mean
 /// throws UsageError if the name is none of auto, cpu, cuda, cuda:i; Error if there is no such GPU

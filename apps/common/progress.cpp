@@ -1,27 +1,22 @@
 #include <unistd.h>
 
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
 #include <iostream>
 
 #include "apps/common/program.h"
+#include "apps/common/report.h"
 #include "apps/common/training_run.h"
+#include "models/evaluation.h"
 
 namespace clip {
 namespace {
 
+namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 double seconds_between(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();
-}
-
-template <class... Values>
-std::string formatted(const char* format, Values... values) {
-  char text[256];
-  std::snprintf(text, sizeof text, format, values...);
-  return text;
 }
 
 std::string clock_text(double seconds) {
@@ -47,14 +42,14 @@ std::string line_of(const std::string& what, const Proportion& p) {
 }  // namespace
 
 Progress::Progress(const RunFolder& run, const TrainOptions& options, LossKind loss,
-                   Communicator& ranks, int64_t first_step, int64_t last_step)
+                   Communicator& ranks, int64_t first_step)
     : run_(run),
       loss_(loss),
       ranks_(ranks),
       first_step_(first_step),
-      last_step_(last_step),
+      last_step_(options.lr.total_steps),
       log_every_(options.log_every),
-      global_batch_(options.batch_size * options.accum_freq * ranks.size()),
+      global_batch_(options.pairs_per_step(ranks.size())),
       // mpirun gives a rank a terminal even where its own output goes to a file.
       terminal_(ranks.size() == 1 && isatty(STDOUT_FILENO) != 0),
       start_(Clock::now()),
@@ -106,6 +101,9 @@ void Progress::say(const std::string& sentence) {
   std::cout << (terminal_ ? "\r\033[K" : "") << one_line(sentence) << std::endl;
 }
 
+namespace {
+
+/// Zero-shot results as the last lines of a run print them, and as log.jsonl keeps them.
 void report_scenes(const SceneReport& report, const RunFolder& run, int64_t step) {
   const double chance = 1.0 / static_cast<double>(report.objects * report.colors);
   run.log({{"step", step},
@@ -143,23 +141,83 @@ void report_retrieval(const Retrieval& retrieval, const RunFolder& run, int64_t 
             << line_of("picture of a caption", retrieval.image_of_text);
 }
 
-std::string write_samples(const EmojiScenes& scenes, const RunFolder& run) {
-  const std::filesystem::path folder = std::filesystem::path(run.path()) / "samples";
+constexpr int64_t kSamples = 4;
+
+Scene sample_scene(const EmojiScenes& scenes, int64_t i) {
+  Scene scene = scenes.scene(SceneSplit::kUnseenCells, i);
+  scene.count = 0;
+  scene.size = 1;
+  return scene;
+}
+
+Image sample_picture(const EmojiScenes& scenes, int64_t i) {
+  return scenes.draw(sample_scene(scenes, i), 0, static_cast<uint64_t>(i));
+}
+
+/// Draws a few scenes of unseen cells into a folder.
+void write_samples(const EmojiScenes& scenes, const fs::path& folder) {
   std::error_code failure;
-  std::filesystem::create_directories(folder, failure);
+  fs::create_directories(folder, failure);
   CLIP_CHECK(!failure, "cannot make ", folder.string(), ": ", failure.message());
+  for (int64_t i = 0; i < kSamples; ++i)
+    save_png(sample_picture(scenes, i), (folder / concat(i + 1, ".png")).string());
+}
+
+/// What the model says of them: of all captions with their count and size the three most probable.
+void write_captions(const Clip& clip, const Tokenizer& tokenizer, const EmojiScenes& scenes,
+                    const fs::path& folder, int64_t step) {
+  const Scene first = sample_scene(scenes, 0);
+  const Classifier classifier = build_classifier(
+      clip, tokenizer,
+      {.labels = scenes.candidate_captions(first.count, first.size), .templates = {"{}"}});
+  const Tensor features =
+      image_features(clip, kSamples, [&](int64_t i) { return sample_picture(scenes, i); });
+  const auto guesses = classify(
+      classifier, features, clip.logit_scale.value().item(),
+      clip.logit_bias.defined() ? std::optional(clip.logit_bias.value().item()) : std::nullopt);
+  nlohmann::json told = {{"step", step}};
+  for (int64_t i = 0; i < kSamples; ++i) {
+    nlohmann::json best = nlohmann::json::array();
+    for (size_t k = 0; k < 3; ++k) {
+      const Guess& guess = guesses[static_cast<size_t>(i)][k];
+      best.push_back({{"caption", classifier.words.labels[static_cast<size_t>(guess.label)]},
+                      {"probability", guess.probability}});
+    }
+    told["pictures"].push_back({{"file", concat(i + 1, ".png")},
+                                {"shows", scenes.full_caption(sample_scene(scenes, i))},
+                                {"guesses", best}});
+  }
+  write_file((folder / kSampleCaptions).string(), told.dump(2) + '\n');
+}
+
+/// Asks apps/zero_shot about the samples.
+std::string next_command(const EmojiScenes& scenes, const RunFolder& run, const fs::path& folder) {
   std::string labels;
-  for (int64_t i = 0; i < 4; ++i) {
-    Scene scene = scenes.scene(SceneSplit::kUnseenCells, i);
-    scene.count = 0;
-    scene.size = 1;
-    save_png(scenes.draw(scene, 0, static_cast<uint64_t>(i)),
-             (folder / concat(i + 1, ".png")).string());
+  for (int64_t i = 0; i < kSamples; ++i) {
+    const Scene scene = sample_scene(scenes, i);
     labels += concat(i == 0 ? "" : ",", scenes.object_name(scene.object), " on a ",
                      scenes.color_name(scene.color), " background");
   }
   return concat("./apps/zero_shot --checkpoint ", run.path(), " --images ", folder.string(),
                 "/*.png --labels \"", labels, "\" --template \"a large {}\"");
+}
+
+}  // namespace
+
+void report_results(const Clip& clip, const Tokenizer& tokenizer, const TrainingData& data,
+                    const RunFolder& run, int64_t step, Communicator& ranks) {
+  if (data.scenes != nullptr && step > 0) {
+    report_scenes(evaluate_scenes(clip, tokenizer, *data.scenes, &ranks), run, step);
+    if (run.writes()) {
+      const fs::path folder = fs::path(run.path()) / "samples";
+      write_samples(*data.scenes, folder);
+      write_captions(clip, tokenizer, *data.scenes, folder, step);
+      std::cout << "\nTry next:\n  " << next_command(*data.scenes, run, folder) << '\n';
+    }
+  }
+  if (data.validation != nullptr)
+    report_retrieval(evaluate_retrieval(clip, tokenizer, *data.validation, &ranks), run, step);
+  if (run.writes()) write_report(run.path());
 }
 
 }  // namespace clip

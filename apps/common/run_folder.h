@@ -1,22 +1,33 @@
-// A run's folder: config.json, log.jsonl, checkpoints/step_<k>/.
+// A run's folder: config.json, log.jsonl, checkpoints/step_<k>/, report.html.
 #pragma once
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
+
+#include "models/atomic_file.h"
 
 namespace clip {
 
+inline constexpr const char* kRunConfig = "config.json";
+
 class RunFolder {
  public:
-  /// Makes a new run's folder, or opens the one to go on in, whose log is cut after `resume_step`:
-  /// what came later is made again. Where `writes` is false it writes nothing, now and later: of
-  /// several ranks only one does.
+  /// Names the folder; of a run that goes on it also takes the lock. That is held as long as the
+  /// process lives, however it ends; where a file system knows no locks, it holds nobody back.
+  /// goes_on   it is the folder of a run that is resumed, not a new one's
+  /// writes    false: writes and locks nothing, now and later: of several ranks only one does
+  /// throws clip::Error if another process has the lock
+  RunFolder(const std::string& path, bool goes_on, bool writes = true);
+
+  /// Makes a new run's folder, locked, or cuts the log of the one to go on in after `step`: what came
+  /// later is made again.
   /// throws clip::Error that names the path if it cannot be written, or a new run's exists
-  RunFolder(const std::string& path, const nlohmann::json& config, bool resume, int64_t resume_step,
-            bool writes = true);
+  void open(const nlohmann::json& config, int64_t step);
 
   const std::string& path() const { return path_; }
+  bool writes() const { return writes_; }
   std::string checkpoint(int64_t step) const;
 
   /// Appends one line to log.jsonl; throws clip::Error if it cannot be written.
@@ -24,8 +35,12 @@ class RunFolder {
 
  private:
   std::string path_;
-  bool writes_;
+  bool goes_on_, writes_;
+  FileDescriptor lock_;
 };
+
+/// The lines of a run's log, each with a step; one that a kill cut short is passed over.
+std::vector<nlohmann::json> read_log(const std::string& run);
 
 /// Hides the folder before removing it: a kill midway leaves no half of one under its name.
 void remove_folder(const std::string& path);

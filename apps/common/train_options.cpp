@@ -57,10 +57,12 @@ po::options_description option_list(const Recipe& recipe) {
                            "is its own; without one, by the shapes, or --model if given")
     ("force-quick-gelu", po::bool_switch(), "the model computes QuickGELU, whatever its name or files say")
     ("tokenizer", text(), "tokenizer.json, vocab.json with merges.txt beside it, a merges file, or a folder with "
-                          "them; empty: that of --pretrained, else a vocabulary is learned from the captions")
+                          "them; empty: that of --pretrained, or CLIP's own if it has none and 49,408 ids; "
+                          "without --pretrained a vocabulary is learned from the captions")
     ("bpe", text(), kBpeHelp)
     ("batch-size", number(recipe.batch_size), "pairs of a step; with --accum-freq of a micro-batch, under mpirun of each rank")
-    ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once")
+    ("accum-freq", number(1), "micro-batches of a step; the gradient is that of all their pairs at once, but for "
+                              "a ResNet's batch norm, which sees one at a time")
     ("grad-checkpointing", po::bool_switch(), "keep a block's input alone and compute the rest again in backward")
     ("precision", text("fp32"), "fp32; bf16: weights kept in F32, towers computed in BF16; auto: bf16 where "
                                 "the device has instructions for it")
@@ -131,31 +133,6 @@ void store_json(const nlohmann::json& json, const std::string& path,
   }
 }
 
-int64_t at_least(const po::variables_map& values, const char* name, int64_t least,
-                 int64_t most = std::numeric_limits<int64_t>::max()) {
-  const int64_t value = values[name].as<int64_t>();
-  if (value < least)
-    throw UsageError(concat("--", name, " must be at least ", least, ", got ", value));
-  if (value > most)
-    throw UsageError(concat("--", name, " must be at most ", most, ", got ", value));
-  return value;
-}
-
-double within(const po::variables_map& values, const char* name, double low, double high) {
-  const double value = values[name].as<double>();
-  if (!(low <= value && value <= high))
-    throw UsageError(concat("--", name, " must be from ", low, " to ", high, ", got ", value));
-  return value;
-}
-
-std::string one_of(const po::variables_map& values, const char* name, const std::string& a,
-                   const std::string& b) {
-  const std::string value = values[name].as<std::string>();
-  if (value != a && value != b)
-    throw UsageError(concat("--", name, " must be ", a, " or ", b, ", got '", value, "'"));
-  return value;
-}
-
 constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
 
 /// Everything but where the run is kept and how it is watched.
@@ -188,7 +165,7 @@ void resolve_resume(const std::string& resume, TrainOptions& options) {
   const fs::path checkpoint = fs::weakly_canonical(options.resume_checkpoint);
   const fs::path own_run =
       has_checkpoint ? checkpoint.parent_path().parent_path() : fs::weakly_canonical(from);
-  options.resume_config = (own_run / "config.json").string();
+  options.resume_config = (own_run / kRunConfig).string();
   options.run_folder = named ? (fs::path(options.logs) / options.name).string() : own_run.string();
   if (fs::weakly_canonical(options.run_folder) != own_run)
     return;  // goes on as a run of another name
@@ -218,6 +195,11 @@ void check_locks(const TrainOptions& options) {
 }
 
 }  // namespace
+
+bool TrainOptions::saves_after(int64_t step, int64_t steps_per_epoch) const {
+  const auto due = [&](int64_t every) { return every > 0 && step % every == 0; };
+  return due(save_steps) || due(save_epochs * steps_per_epoch);
+}
 
 TrainOptions parse_train_options(int argc, const char* const* argv) {
   // Which recipe holds, and which files add options, is known after a first look.
@@ -255,38 +237,39 @@ TrainOptions parse_train_options(int argc, const char* const* argv) {
   options.csv_separator = text("csv-separator");
   options.font = text("font");
   options.shuffle = !values["no-shuffle"].as<bool>();
-  options.augment = one_of(values, "augment", "crop", "none") == "crop";
+  options.augment = one_of<bool>(values, "augment", {{"crop", true}, {"none", false}});
   options.siglip = values["siglip"].as<bool>();
-  options.siglip_bias_init = within(values, "siglip-bias-init", -1000, 1000);
-  options.patch_dropout = within(values, "patch-dropout", 0, 0.999999);
+  options.siglip_bias_init = within(-1000, 1000, values, "siglip-bias-init");
+  options.patch_dropout = within(0, 0.999999, values, "patch-dropout");
   options.locked = {values["lock-image"].as<bool>(), values["lock-text"].as<bool>()};
   options.feature_cache = text("feature-cache");
   check_locks(options);
-  options.workers = at_least(values, "workers", 0, 1024);
-  options.batch_size = at_least(values, "batch-size", 1);
-  options.accum_freq = at_least(values, "accum-freq", 1, 1 << 20);
+  options.workers = at_least(0, values, "workers", 1024);
+  options.batch_size = at_least(1, values, "batch-size");
+  options.accum_freq = at_least(1, values, "accum-freq", 1 << 20);
   options.activations =
       values["grad-checkpointing"].as<bool>() ? Activations::kRecomputed : Activations::kKept;
   options.precision = text("precision");
   const bool by_epochs = values["steps"].defaulted() && !values["epochs"].defaulted();
-  options.steps = by_epochs ? -1 : at_least(values, "steps", -1);
-  options.epochs = at_least(values, "epochs", 0);
-  options.lr = {.lr = within(values, "lr", 0, 10),
-                .warmup_steps = at_least(values, "warmup", -1),
-                .total_steps = 0,
-                .schedule = one_of(values, "lr-scheduler", "cosine", "const") == "cosine"
-                                ? LearningRate::Schedule::kCosine
-                                : LearningRate::Schedule::kConstant};
-  options.optimizer = {.beta1 = within(values, "beta1", 0, 0.999999),
-                       .beta2 = within(values, "beta2", 0, 0.999999),
-                       .eps = within(values, "eps", 0, 1),
-                       .weight_decay = within(values, "wd", 0, 10),
-                       .max_norm = within(values, "grad-clip-norm", 0, 1e9)};
-  options.seed = static_cast<uint64_t>(at_least(values, "seed", 0));
+  options.steps = by_epochs ? -1 : at_least(-1, values, "steps");
+  options.epochs = at_least(0, values, "epochs");
+  options.lr = {
+      .lr = within(0, 10, values, "lr"),
+      .warmup_steps = at_least(-1, values, "warmup"),
+      .total_steps = 0,
+      .schedule = one_of<LearningRate::Schedule>(values, "lr-scheduler",
+                                                 {{"cosine", LearningRate::Schedule::kCosine},
+                                                  {"const", LearningRate::Schedule::kConstant}})};
+  options.optimizer = {.beta1 = within(0, 0.999999, values, "beta1"),
+                       .beta2 = within(0, 0.999999, values, "beta2"),
+                       .eps = within(0, 1, values, "eps"),
+                       .weight_decay = within(0, 10, values, "wd"),
+                       .max_norm = within(0, 1e9, values, "grad-clip-norm")};
+  options.seed = static_cast<uint64_t>(at_least(0, values, "seed"));
   options.device = text("device");
-  options.log_every = at_least(values, "log-every-n-steps", 1);
-  options.save_epochs = at_least(values, "save-frequency", 0);
-  options.save_steps = at_least(values, "save-steps", 0);
+  options.log_every = at_least(1, values, "log-every-n-steps");
+  options.save_epochs = at_least(0, values, "save-frequency");
+  options.save_steps = at_least(0, values, "save-steps");
   options.delete_previous = values["delete-previous-checkpoint"].as<bool>();
   options.json = to_json(values);
   options.json["steps"] = options.steps;

@@ -38,7 +38,7 @@ struct TrainOptions {
   std::string precision;  ///< for choose_precision()
   int64_t steps = 0;      ///< -1: as many as `epochs` make
   int64_t epochs = 0;
-  LearningRate lr;  ///< total_steps is set once the data are known
+  LearningRate lr;  ///< total_steps is set by plan_steps(), once the data are known
   OptimizerOptions optimizer;
   uint64_t seed = 0;
   std::string device;
@@ -54,6 +54,10 @@ struct TrainOptions {
   std::string resume_config;      ///< the options of the run to go on from
   bool same_run = false;          ///< run_folder is the run that goes on, with its log
   nlohmann::json json;            ///< every option that makes the run what it is; --config reads it
+
+  int64_t pairs_per_step(int64_t ranks) const { return ranks * accum_freq * batch_size; }
+  /// Whether a checkpoint is due after so many steps.
+  bool saves_after(int64_t step, int64_t steps_per_epoch) const;
 };
 
 /// throws UsageError that names the option, what was expected and what was given

@@ -1,7 +1,12 @@
 #include "apps/common/training_run.h"
 
+#include <algorithm>
+#include <iostream>
+
 #include "apps/common/model_options.h"
+#include "apps/common/report.h"
 #include "engine/random.h"
+#include "models/patch_dropout.h"
 
 namespace clip {
 
@@ -68,6 +73,47 @@ void complete_vocabulary(ModelSource& source, const Dataset& pairs) {
   source.config.text.vocab_size = source.tokenizer->vocab_size();
 }
 
+TrainingState start_state(const TrainOptions& options, const ModelSource& source, ClipModel& model,
+                          AdamW& optimizer, const Ranks& ranks) {
+  TrainingState state;
+  state.seed = options.seed;
+  if (!options.resume_checkpoint.empty()) {
+    load_parameters(options.resume_checkpoint, model.parameters);
+    state = load_training_state(options.resume_checkpoint, model.parameters);
+    optimizer.set_steps_done(state.optimizer_steps);
+  } else if (!source.checkpoint.empty()) {
+    const auto not_finite = load_parameters(source.checkpoint, model.parameters);
+    if (ranks.first()) warn_not_finite(not_finite, source.checkpoint);
+  } else {
+    initialize(model.parameters, source.config, options.seed);
+  }
+  state.options = options.json.dump();
+  return state;
+}
+
+LoaderOptions loader_options(const TrainOptions& options, const ClipConfig& config,
+                             const Communicator& comm) {
+  return {.batch_size = options.batch_size * options.accum_freq,
+          .image_size = config.vision.image_size,
+          .preprocess = config.vision.preprocess,
+          .context_length = config.text.context_length,
+          .seed = options.seed,
+          .workers = options.workers,
+          .shuffle = options.shuffle,
+          .augment = options.augment,
+          .rank = comm.rank(),
+          .ranks = comm.size()};
+}
+
+int64_t plan_steps(TrainOptions& options, int64_t steps_per_epoch, const TrainingState& state) {
+  const int64_t total = options.steps >= 0 ? options.steps : options.epochs * steps_per_epoch;
+  CLIP_CHECK(state.step <= total, "the checkpoint ", options.resume_checkpoint, " is at step ",
+             state.step, ", beyond the run's ", total, " steps");
+  options.lr.total_steps = total;
+  if (options.lr.warmup_steps < 0) options.lr.warmup_steps = std::min<int64_t>(2000, total / 20);
+  return total;
+}
+
 nlohmann::json facts_of_run(const TrainOptions& options, const ChosenDevice& device,
                             const ModelSource& source, const TrainingData& data,
                             const TrainingState& state) {
@@ -84,6 +130,73 @@ nlohmann::json facts_of_run(const TrainOptions& options, const ChosenDevice& dev
   facts["the model"] = nlohmann::json::parse(to_json(source.config));
   facts["the vocabulary's hash"] = random_stream(source.tokenizer->to_json());
   return facts;
+}
+
+void announce_run(const TrainOptions& options, const ChosenDevice& device,
+                  const ModelSource& source, const TrainingData& data, const ClipModel& model,
+                  const TrainingState& state, const Communicator& comm) {
+  const Backend& backend = *device.backend;
+  const int64_t pairs = options.pairs_per_step(comm.size());
+  std::cout << "data        " << data.pairs->describe() << "\nmodel       "
+            << (source.checkpoint.empty() ? options.model : source.checkpoint) << ", "
+            << model.parameters.count() << " parameters, vocabulary "
+            << source.tokenizer->vocab_size() << ", on " << backend.device() << " in "
+            << precision_name(choose_precision(options.precision, backend))
+            << (device.note.empty() ? "" : "\ndevice      " + device.note) << "\nrun         "
+            << options.run_folder << ", " << options.lr.total_steps - state.step << " steps of "
+            << pairs << " pairs\n";
+  if (comm.size() > 1) std::cout << "ranks       " << describe_ranks(comm) << '\n';
+  if (state.global_batch != 0 && state.global_batch != pairs)
+    std::cout << "a step had " << state.global_batch << " pairs before step " << state.step
+              << ": from here on the batches are others than without the change\n";
+  if (source.config.vision.is_resnet() && !options.locked.image && options.accum_freq > 1)
+    std::cout << "batch norm  each micro-batch of " << options.batch_size * comm.size()
+              << " pairs is normalised by itself: a larger --batch-size is not the same model\n";
+}
+
+MicroBatches::MicroBatches(const ClipModel& model, const TrainOptions& options,
+                           const std::string& data)
+    : parts_(options.accum_freq),
+      patches_(model.clip.config.vision.patches()),
+      patch_dropout_(options.patch_dropout),
+      seed_(options.seed),
+      upload_(model.clip.logit_scale.backend(), model.clip.config.vision.image_size) {
+  if (!options.locked.image && !options.locked.text) return;
+  const std::string folder =
+      options.feature_cache.empty() ? options.run_folder + "/features" : options.feature_cache;
+  known_.emplace(model, folder, data, !options.augment);
+}
+
+std::vector<Batch> MicroBatches::operator()(const HostBatch& host) {
+  std::vector<Batch> parts = upload_(host, parts_);
+  if (patch_dropout_ > 0) drop_patches(parts, patches_, patch_dropout_, seed_, host.first_position);
+  if (known_) known_->fill(parts, host);
+  return parts;
+}
+
+std::vector<std::string> MicroBatches::take_warnings() {
+  return known_ ? known_->take_warnings() : std::vector<std::string>();
+}
+
+Checkpoints::Checkpoints(const RunFolder& run, const TrainOptions& options,
+                         const ModelSource& source, ClipModel& model, const AdamW& optimizer,
+                         int64_t first_step)
+    : run_(run),
+      source_(source),
+      model_(model),
+      optimizer_(optimizer),
+      delete_previous_(options.delete_previous) {
+  if (options.same_run && !options.resume_checkpoint.empty()) newest_ = run.checkpoint(first_step);
+}
+
+void Checkpoints::save(TrainingState& state) {
+  const std::string folder = run_.checkpoint(state.step);
+  if (folder == newest_ || !run_.writes()) return;
+  state.optimizer_steps = optimizer_.steps_done();
+  save_checkpoint(folder, source_.config, model_.parameters, *source_.tokenizer, &state);
+  if (delete_previous_ && !newest_.empty()) remove_folder(newest_);
+  newest_ = folder;
+  write_report(run_.path());
 }
 
 std::unique_ptr<Communicator> join_gpus(Communicator& ranks, Backend& backend) {

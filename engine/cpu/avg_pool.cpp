@@ -6,13 +6,6 @@
 namespace clip {
 namespace {
 
-/// sum [C] += row
-template <class Sum, class T>
-void add_row(Sum* sum, const T* row, int64_t width) {
-#pragma omp simd
-  for (int64_t c = 0; c < width; ++c) sum[c] += to_real(row[c]);
-}
-
 /// to [C] (+)= from times factor (+ other, where it is not null).
 template <class T, class Sum, class From, class Other>
 void put_scaled(T* to, const From* from, Sum factor, const Other* other, int64_t width,
@@ -54,7 +47,7 @@ void CpuBackend::avg_pool_forward(Tensor& y, const Tensor& x) {
         for (int64_t i = 0; i < w.rows * w.columns; ++i) {
           const int64_t row = task * w.rows + i / w.columns;
           const int64_t pixel = row * w.width * w.columns + column * w.columns + i % w.columns;
-          add_row(sums.data(), in + pixel * w.channels, w.channels);
+          put_row(sums.data(), in + pixel * w.channels, w.channels, Accumulate::kYes);
         }
         put_scaled<T, Sum, Sum, T>(out + (task * w.width + column) * w.channels, sums.data(), share,
                                    nullptr, w.channels, Accumulate::kNo);
@@ -93,7 +86,7 @@ void CpuBackend::mean_token_forward(Tensor& y, const Tensor& x, const Tensor& po
       T* to = out + image * tokens * width;
       std::vector<Sum> sums(static_cast<size_t>(width), Sum(0));
       for (int64_t place = 0; place < places; ++place) {
-        add_row(sums.data(), rows + place * width, width);
+        put_row(sums.data(), rows + place * width, width, Accumulate::kYes);
         put_scaled(to + (place + 1) * width, rows + place * width, Sum(1),
                    position + (place + 1) * width, width, Accumulate::kNo);
       }
@@ -123,9 +116,8 @@ void CpuBackend::mean_token_backward(Tensor& dx, Tensor& dpositions, const Tenso
     // One task per place: it adds over the images in order.
     parallel_for(tokens, [=](int64_t place) {
       for (int64_t image = 0; image < images; ++image)
-        put_scaled<Sum, Sum, T, T>(position_rows + place * width,
-                                   dys + (image * tokens + place) * width, Sum(1), nullptr, width,
-                                   image == 0 ? to_dpositions : Accumulate::kYes);
+        put_row(position_rows + place * width, dys + (image * tokens + place) * width, width,
+                image == 0 ? to_dpositions : Accumulate::kYes);
     });
   });
 }

@@ -4,16 +4,12 @@
 #include <limits>
 
 #include "engine/cpu/cpu_backend.h"
+#include "engine/cpu/loss_tiles.h"
 #include "engine/cpu/segments.h"
 #include "engine/scalar_math.h"
 
 namespace clip {
 namespace {
-
-template <class T>
-T scale_of(const Tensor& logit_scale) {
-  return static_cast<T>(std::exp(static_cast<double>(*logit_scale.data<T>())));
-}
 
 template <class T>
 T scaled_maximum(const T* cosines, T scale, int64_t columns) {

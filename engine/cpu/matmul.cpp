@@ -145,20 +145,15 @@ void multiply(double* c, int64_t m, int64_t n, int64_t k, const Operand<double>&
   });
 }
 
-Tensor as_dtype(const Tensor& x, DType dtype) {
-  if (x.dtype() == dtype) return x;
-  Tensor converted = Tensor::empty(x.backend(), x.shape(), dtype);
-  x.backend().convert(converted, x);
-  return converted;
-}
-
 /// A product of BF16 factors: by the processor's instructions for that, or the same numbers in F32.
 void multiply_bf16(Tensor& c, const Tensor& a, Transpose transpose_a, const Tensor& b,
                    Transpose transpose_b, const MatmulOptions& options) {
-  const Tensor left = as_dtype(a, DType::kBF16), right = as_dtype(b, DType::kBF16);
+  const Tensor left = a.as_dtype(DType::kBF16), right = b.as_dtype(DType::kBF16);
   if (options.alpha != 1.0 || c.backend().fast_dtype() != DType::kBF16) {
-    Tensor wide = as_dtype(c, DType::kF32);
-    c.backend().matmul(wide, as_dtype(left, DType::kF32), transpose_a, as_dtype(right, DType::kF32),
+    const bool is_read = c.dtype() == DType::kF32 || options.accumulate == Accumulate::kYes;
+    Tensor wide =
+        is_read ? c.as_dtype(DType::kF32) : Tensor::empty(c.backend(), c.shape(), DType::kF32);
+    c.backend().matmul(wide, left.as_dtype(DType::kF32), transpose_a, right.as_dtype(DType::kF32),
                        transpose_b, options);
     if (c.dtype() == DType::kBF16) c.backend().convert(c, wide);
     return;

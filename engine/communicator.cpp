@@ -1,5 +1,6 @@
-#include "engine/backend.h"
 #include "engine/communicator.h"
+
+#include "engine/backend.h"
 
 namespace clip {
 namespace {
@@ -16,6 +17,19 @@ class SingleCommunicator final : public Communicator {
 };
 
 }  // namespace
+
+void Communicator::check_gather(const Tensor& all, const Tensor& mine) const {
+  CLIP_CHECK(all.bytes() == mine.bytes() * size() && all.dtype() == mine.dtype(), "[all_gather] ",
+             size(), " times ", mine.dtype(), " ", mine.shape(), " do not fit into ", all.dtype(),
+             " ", all.shape());
+}
+
+Tensor gathered(const Tensor& mine, Communicator& comm) {
+  Tensor all = Tensor::empty(mine.backend(), mine.shape().with_first(mine.size(0) * comm.size()),
+                             mine.dtype());
+  comm.all_gather(all, mine);
+  return all;
+}
 
 std::unique_ptr<Communicator> make_single_communicator() {
   return std::make_unique<SingleCommunicator>();
