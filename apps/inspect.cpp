@@ -100,7 +100,7 @@ json name_of(ClipConfig config, bool is_gelu_known) {
   return names.empty() ? json() : json(names);
 }
 
-/// The model's parameters and buffers that the files lack, and the files' tensors that the model lacks.
+/// The model's parameters and buffers that the files lack, and the files' tensors that it lacks.
 void compare(const ClipConfig& config, const Weights& weights, json& report) {
   const Clip clip(config);
   ParameterList list;

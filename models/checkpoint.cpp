@@ -138,8 +138,8 @@ void save_checkpoint(const std::string& folder, const ClipConfig& config, Parame
   make_parents(folder);
   write_folder(folder, [&](const std::string& place) {
     write_file(inside(place, kConfig), to_json(config));
-    tokenizer.save(
-        inside(place, kTokenizer));  // and the tokenizer_config.json that open_clip wants
+    // And the tokenizer_config.json that open_clip wants.
+    tokenizer.save(inside(place, kTokenizer));
     write_weights(inside(place, kWeights), parameters);
     if (training != nullptr)
       write_training_state(inside(place, kTrainingState), parameters, *training);

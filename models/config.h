@@ -17,8 +17,7 @@ enum class Pool { kClassToken, kAverage };
 /// A ViT, or, where it has stages, a ModifiedResNet: then width is that of its first stage, and
 /// layers, patch_size, mlp_ratio and pool to ls_init_value mean nothing.
 struct VisionConfig {
-  static constexpr int64_t kResNetStride =
-      32;  ///< of stem and stages: pixels of the last map's place
+  static constexpr int64_t kResNetStride = 32;  ///< pixels from place to place of the last map
 
   int64_t image_size = 224;
   int64_t patch_size = 32;

@@ -87,9 +87,8 @@ std::unique_ptr<ClipModel> with_positions(const ClipModel& model, int64_t image_
                                           int64_t context_length) {
   const ClipConfig& old = model.clip.config;
   CLIP_CHECK(!old.vision.is_resnet() || image_size == old.vision.image_size,
-             "the positions in a ResNet's attention pool are not resized, as open_clip does not "
-             "either: it is for pictures of side ",
-             old.vision.image_size, ", not ", image_size);
+             "this ResNet is for pictures of side ", old.vision.image_size, ", not ", image_size,
+             ": the positions in its attention pool are not resized, as they are not by open_clip");
   ClipConfig config = old;
   config.vision.image_size = image_size;
   // The crop keeps its share of the picture.

@@ -299,11 +299,8 @@ TEST_F(ConvertApp, AStateDictOfUnknownOriginAsksForTheActivation) {
   ClipModel model(preset("ViT-S-32-alt"), cpu_backend());
   std::vector<SafetensorsItem> items;
   for (const Parameter& parameter : model.parameters.parameters()) {
-    const Tensor& value = parameter.variable.value();
-    SafetensorsItem item{
-        .name = parameter.name, .dtype = DType::kF32, .shape = {}, .data = value.raw()};
-    for (int axis = 0; axis < value.rank(); ++axis) item.shape.push_back(value.size(axis));
-    if (!parameter.name.starts_with("token")) items.push_back(item);
+    if (!parameter.name.starts_with("token"))
+      items.push_back(item_of(parameter.name, parameter.variable.value()));
   }
   const std::vector<float> few(256 * 600);
   items.push_back({"token_embedding.weight", DType::kF32, {600, 256}, few.data()});

@@ -8,7 +8,6 @@
 #include "models/tokenizer.h"
 #include "models/torch_file.h"
 #include "models/weights.h"
-#include "tests/app_process.h"
 #include "tests/dataset_samples.h"
 #include "tests/torch_archive.h"
 
