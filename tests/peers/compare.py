@@ -72,10 +72,10 @@ class Ours:
         elif work == "loss":
             self.command = [build / "tests/loss_bench", "16384"]
         elif work == "embed":
-            self.command = [apps / "embed", "--checkpoint", files / "B-32.safetensors", "--images", files / "pictures",
+            self.command = [apps / "embed", "--checkpoint", files / "B-32.safetensors", "--model", "ViT-B-32", "--images", files / "pictures",
                             "--out", files / "ours.npy", "--overwrite", *common]
         else:
-            self.command = [apps / "zero_shot", "--checkpoint", files / "B-32.safetensors", "--images",
+            self.command = [apps / "zero_shot", "--checkpoint", files / "B-32.safetensors", "--model", "ViT-B-32", "--images",
                             files / "pictures/0000.jpg", "--labels", "cat,dog", "--device", "cpu"]
         self.field = {"embed": "seconds", **dict.fromkeys(STEPS, "step_s"), "loss": "seconds", **TOWERS}.get(work)
 
