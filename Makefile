@@ -388,7 +388,7 @@ gpu-check:
 # torch, open_clip and transformers. Several GB of disk in EXACT_FOLDER, a few minutes each.
 EXACT_MODELS := RN50 RN101 RN50x4 RN50x16 RN50x64 ViT-B-32 ViT-B-16 ViT-L-14 ViT-L-14-336 hugging-face-B-32 H-14-two-layers
 EXACT_FOLDER = $(B)/exact
-BENCH_PYTHON :=# a Python with what we compare with
+BENCH_PYTHON ?=# a Python with what we compare with, from the environment too
 test-exact: $(P)/tests/exact_features_tool
 	@for model in $(EXACT_MODELS); do folder=$(EXACT_FOLDER)/$$model; rm -rf $$folder; \
 	  $(or $(BENCH_PYTHON),python3) tests/reference/make_weights_reference.py --exact $$model $$folder >/dev/null && \

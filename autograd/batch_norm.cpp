@@ -11,7 +11,9 @@ constexpr double kMomentum = 0.1;  // PyTorch's default, which all of CLIP has
 /// [W, 2, C] of every rank's numbers [2, C]. In backward, wait() is also for the gradients' sums that
 /// GradientReducer has under way: a ResNet hides them only as far as its next BatchNorm.
 Tensor of_all_ranks(const Tensor& mine, Communicator& comm) {
-  const Tensor all = gathered(mine.reshape({1, 2, mine.width()}), comm);
+  const Tensor part = mine.reshape({1, 2, mine.width()});
+  if (comm.size() == 1) return part;
+  const Tensor all = gathered(part, comm);
   comm.wait();
   return all;
 }

@@ -14,10 +14,10 @@ GradientReducer::GradientReducer(ParameterList& parameters, Communicator& comm, 
 }
 
 void GradientReducer::ready(const Variable& parameter) {
-  if (!parameter.has_grad()) return;           // finish() zeroes it before its sum may start
   const auto& all = parameters_.parameters();  // the flat buffer holds them last to first
   for (size_t i = first_pending_; i < all.size(); ++i) {
     if (!all[all.size() - 1 - i].variable.is_same(parameter)) continue;
+    parameters_.settle_gradient(all[all.size() - 1 - i]);
     ready_[i] = true;
     break;
   }

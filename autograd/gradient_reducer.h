@@ -19,7 +19,7 @@ class GradientReducer {
   GradientReducer(ParameterList& parameters, Communicator& comm, int64_t range = kRange);
 
   /// Nothing will change this parameter's gradient any more: what Tape::backward reports of the
-  /// last micro-batch. Without effect for other leaves and where no gradient came.
+  /// last micro-batch. One that did not come counts as zero. Without effect for other leaves.
   void ready(const Variable& parameter);
 
   /// Starts the rest, where a parameter that backward did not reach counts as zero, and waits.

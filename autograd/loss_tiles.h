@@ -21,14 +21,14 @@ void for_tiles(const Tensor& rows, const Tensor& columns, int64_t tile_columns, 
   }
 }
 
-/// The way back through for_tiles: d features (+)= gradients of the cosines times `columns`, where
-/// to_gradients(first_column, cosines [N, M], kNo for the first tile) turns a tile into its gradients.
+/// The way back through for_tiles: d features (+)= gradients of the cosines times `columns`.
+/// gradients_of(first_column, cosines [N, M], kNo for the first tile) turns a tile into its own.
 template <class Body>
 void backward_tiles(const Variable& features, const Tensor& rows, const Tensor& columns,
-                    int64_t tile_columns, const Body& to_gradients) {
+                    int64_t tile_columns, const Body& gradients_of) {
   GradientSlot drows = features.gradient_slot();
   for_tiles(rows, columns, tile_columns, [&](int64_t first, const Tensor& tile_rows, Tensor& tile) {
-    to_gradients(first, tile, first == 0 ? Accumulate::kNo : Accumulate::kYes);
+    gradients_of(first, tile, first == 0 ? Accumulate::kNo : Accumulate::kYes);
     if (!drows.gradient) return;
     rows.backend().matmul(drows.gradient, tile, Transpose::kNo, tile_rows, Transpose::kNo,
                           {.accumulate = drows.accumulate});

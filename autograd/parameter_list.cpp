@@ -90,11 +90,13 @@ void ParameterList::clear_gradients() {
 }
 
 void ParameterList::settle_gradients() {
-  for (const Parameter& parameter : parameters_) {
-    if (parameter.locked || parameter.variable.has_grad()) continue;
-    Tensor gradient = parameter.variable.gradient_slot().gradient;
-    gradient.backend().fill_zero(gradient);
-  }
+  for (const Parameter& parameter : parameters_) settle_gradient(parameter);
+}
+
+void ParameterList::settle_gradient(const Parameter& parameter) {
+  if (parameter.locked || parameter.variable.has_grad()) return;
+  Tensor gradient = parameter.variable.gradient_slot().gradient;
+  gradient.backend().fill_zero(gradient);
 }
 
 }  // namespace clip

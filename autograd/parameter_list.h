@@ -66,6 +66,7 @@ class ParameterList {
   /// Zeroes the gradients of parameters that backward did not reach, so that the flat buffer is all
   /// valid.
   void settle_gradients();
+  void settle_gradient(const Parameter& parameter);  ///< the same for one of the list
 
  private:
   void bind(const Parameter& parameter) const;

@@ -41,10 +41,10 @@ Variable siglip_loss(const Variable& image_features, const Variable& text_featur
                   const auto backward = [&](const Variable& features, const Tensor& rows,
                                             const Tensor& columns, Tensor& dots, Tensor& sums) {
                     backward_tiles(features, rows, columns, tile_columns,
-                                   [&](int64_t first, Tensor& tile, Accumulate to_rows) {
+                                   [&](int64_t first, Tensor& tile, Accumulate to_dots) {
                                      backend.siglip_loss_tile_backward(tile, dots, sums, scale,
                                                                        bias, dloss, first_row,
-                                                                       first, global_rows, to_rows);
+                                                                       first, global_rows, to_dots);
                                    });
                   };
                   Tensor row_dots = Tensor::empty(backend, {images.size(0)}, images.dtype());

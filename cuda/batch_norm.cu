@@ -282,9 +282,9 @@ void CudaBackend::batch_norm_relu_forward(Tensor& y, const Tensor& x, const Tens
 
 void CudaBackend::batch_norm_relu_sums(Tensor& sums, const Tensor& dy, const Tensor& x,
                                        const Tensor& y, const Tensor& statistics) {
+  if (x.numel() == 0) return fill_zero(sums);  // no rows make no segments
   const cudaStream_t stream = compute_stream();
   const int64_t width = x.width(), segments = divide_up(x.rows(), segment_rows(x.rows()));
-  if (x.numel() == 0) return fill_zero(sums);
   Tensor partials = Tensor::empty(*this, {segments, 2 * width}, DType::kF32);
   for_cuda_float("batch_norm_relu", x.dtype(), [&]<class T>(T) {
     const SegmentTiles tiles = tiles_of<T>(x);

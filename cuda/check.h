@@ -10,9 +10,10 @@ namespace clip {
 void check_cuda(cudaError_t code, const char* what);
 void check_cublas(cublasStatus_t code, const char* what);
 
-/// Called after every kernel and every product that is put into a stream. With CLIP_CUDA_SYNC=1 in the environment it
-/// waits, so that a fault that comes to light while the work runs is reported under its name instead
-/// of that of a later call; otherwise it does nothing. The environment is read once.
+/// Called after every kernel and every product that is put into a stream. With CLIP_CUDA_SYNC=1 in
+/// the environment it waits, so that a fault that comes to light while the work runs is reported
+/// under its name instead of that of a later call; otherwise it does nothing. The environment is
+/// read once.
 void wait_if_asked(cudaStream_t stream, const char* what);
 
 }  // namespace clip

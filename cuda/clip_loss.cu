@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   float* scratch = dynamic_shared<float>();  // [kBlockWarps]
   const int64_t row = tile.row(), pair = tile.pair();
   const float* tile_row = cosines + row * tile.columns;
-  const float scale = scale_of(logit_scale);
+  const float scale = scale_of(*logit_scale);
   float maximum = -kInfinityF32;
   for_block_vectors(tile.columns, [&](int64_t column, int64_t left) {
     float values[kVector<float>];
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(kBlockThreads)
                                    const float* dloss, Tile tile, float global_rows, bool add) {
   const int64_t row = tile.row(), pair = tile.pair();
   float* tile_row = cosines + row * tile.columns;
-  const float scale = scale_of(logit_scale), own_lse = row_lse[row];
+  const float scale = scale_of(*logit_scale), own_lse = row_lse[row];
   const float factor = *dloss * scale / (2.0f * global_rows);
   float dot = 0;
   for_block_vectors(tile.columns, [&](int64_t column, int64_t left) {

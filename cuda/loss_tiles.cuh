@@ -5,10 +5,6 @@
 
 namespace clip {
 
-__device__ inline float scale_of(const float* logit_scale) {
-  return static_cast<float>(exp(static_cast<double>(*logit_scale)));
-}
-
 /// Columns [first_column, first_column + columns); `row` is this block's, its pair at `pair`.
 struct Tile {
   int64_t columns, first_row, first_column;

@@ -16,7 +16,7 @@ __global__ void __launch_bounds__(kBlockThreads)
                                     float global_rows, bool add) {
   const int64_t row = tile.row(), pair = tile.pair();
   const float* tile_row = cosines + row * tile.columns;
-  const float scale = scale_of(logit_scale), bias = *logit_bias;
+  const float scale = scale_of(*logit_scale), bias = *logit_bias;
   float total = 0;
   for_block_vectors(tile.columns, [&](int64_t column, int64_t left) {
     float values[kVector<float>];
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kBlockThreads)
                                      const float* dloss, Tile tile, float global_rows, bool add) {
   const int64_t row = tile.row(), pair = tile.pair();
   float* tile_row = cosines + row * tile.columns;
-  const float scale = scale_of(logit_scale), bias = *logit_bias, factor = *dloss / global_rows;
+  const float scale = scale_of(*logit_scale), bias = *logit_bias, factor = *dloss / global_rows;
   float dot = 0, sum = 0;
   for_block_vectors(tile.columns, [&](int64_t column, int64_t left) {
     float values[kVector<float>];

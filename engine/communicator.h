@@ -27,7 +27,7 @@ class Communicator {
   virtual void abort(int /*exit_status*/) {}
 
  protected:
-  /// The one check of all_gather's arguments: throws clip::Error unless `all` holds the ranks' parts.
+  /// For all_gather of several ranks: throws clip::Error unless `all` holds their parts.
   void check_gather(const Tensor& all, const Tensor& mine) const;
 };
 

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <string>
-#include <tuple>
-#include <utility>
 #include <vector>
 
 #include "engine/backend.h"
@@ -46,11 +44,12 @@ class MpiCommunicator final : public Communicator {
     check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &threads), "MPI_Init_thread");
     // Before anything else can fail, so that a failure is an exception.
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    std::tie(rank_, size_) = place_in(MPI_COMM_WORLD);
+    check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
+    check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
     MPI_Comm machine = MPI_COMM_NULL;
     check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine),
               "MPI_Comm_split_type");
-    local_rank_ = place_in(machine).first;
+    check_mpi(MPI_Comm_rank(machine, &local_rank_), "MPI_Comm_rank");
     check_mpi(MPI_Comm_free(&machine), "MPI_Comm_free");
   }
 
@@ -114,13 +113,6 @@ class MpiCommunicator final : public Communicator {
 
  private:
   /// This rank's number in a group, and the group's size.
-  static std::pair<int, int> place_in(MPI_Comm comm) {
-    int rank = 0, size = 0;
-    check_mpi(MPI_Comm_rank(comm, &rank), "MPI_Comm_rank");
-    check_mpi(MPI_Comm_size(comm, &size), "MPI_Comm_size");
-    return {rank, size};
-  }
-
   static void check_host(const Tensor& x) {
     CLIP_CHECK(x.backend().device().kind == Device::Kind::kCpu,
                "[ranks] this communicator carries tensors on the CPU, got one on ",

@@ -66,13 +66,19 @@ CLIP_HOST_DEVICE inline float exponential(float x) {
   return x < -87.3f ? 0.0f : (x <= 88.7228f ? float_of(bits) : above);
 }
 
-/// 1 / (1 + e^-x). F32: within 3 ulp, 0 below -88.4.
+/// 1 / (1 + e^-x). F32: within 3 ulp from -88.37 on, 0 below -88.38.
 CLIP_HOST_DEVICE inline double sigmoid(double x) { return 1.0 / (1.0 + exponential(-x)); }
 CLIP_HOST_DEVICE inline float sigmoid(float x) {
   // Bounded like this a NaN stays one, and nothing is left to branch on: 2^128 is infinity.
   const float below = 87.0f < x ? 87.0f : x;
   const PowerOfE power = power_of_e(-(below < -88.8f ? -88.8f : below));
   return 1.0f / (1.0f + power.mantissa * float_of((power.exponent + 127) << 23));
+}
+
+/// s = exp(logit_scale), taken in F64.
+template <class T>
+CLIP_HOST_DEVICE inline T scale_of(T logit_scale) {
+  return static_cast<T>(std::exp(static_cast<double>(logit_scale)));
 }
 
 /// ln(1 + y) for y in [0, 1]. F32: within 2 ulp; F64: the standard library's.

@@ -60,8 +60,8 @@ class Tensor {
   Tensor reshape(const Shape& shape) const;  ///< a view; throws if the number of elements differs
   Tensor slice(int64_t begin, int64_t end) const;  ///< a view of [begin, end) of the leading axis
   Tensor clone() const;                            ///< a copy in its own storage
-  Tensor as_dtype(
-      DType dtype) const;  ///< this tensor where it has the dtype, else a converted copy
+  /// This very tensor, sharing its storage, where it has the dtype; else a converted copy.
+  Tensor as_dtype(DType dtype) const;
   /// True if nothing else holds the storage, so that writing here cannot be seen elsewhere.
   bool is_unique() const { return storage_.use_count() == 1; }
 

@@ -131,6 +131,15 @@ TEST_F(GpuResNetKernel, SendsGradientsBackThroughStatisticsReluAndSum) {
   }
 }
 
+TEST_F(GpuResNetKernel, SumsOfNoRowsAreZero) {
+  expect_same("no rows", [&](const Draw& draw) {
+    const Tensor none = draw.activation({0, 7}, 1);
+    Tensor sums = draw.f32_output({2, 7}, Accumulate::kNo);
+    sums.backend().batch_norm_relu_sums(sums, none, none, Tensor(), draw.f32({2, 7}, 2));
+    return std::vector<Tensor>{sums};
+  });
+}
+
 TEST_F(GpuResNetKernel, PoolsWindowsAndMakesAMeanToken) {
   for (const int64_t width : {1, 7, 8, 33}) {
     for (const Accumulate to : kBoth) {

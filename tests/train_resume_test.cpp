@@ -160,6 +160,15 @@ TEST_F(TrainResume, RefusesAnOlderCheckpointUnlessTheRunGetsANewName) {
   expect_refused(resume({"runs/a", "--name", "b"}), "train", 1, {"runs/b exists"});
 }
 
+TEST_F(TrainResume, AReportThatCannotBeWrittenIsSaidAndEndsNoTraining) {
+  ASSERT_EQ(train("a", {"--steps", "1"}).status, 0);
+  folder_.write("runs/a/samples/captions.json", "{");
+  const AppResult resumed = resume({"runs/a", "--steps", "3", "--save-steps", "1"});
+  EXPECT_EQ(resumed.status, 0) << resumed.err;
+  expect_contains(resumed.err, "train: cannot write runs/a/report.html");
+  EXPECT_EQ(checkpoints("a"), (Names{"step_1", "step_2", "step_3"}));
+}
+
 TEST_F(TrainResume, LatestIsTheRunThatWasWrittenToLast) {
   ASSERT_EQ(train("b", {"--steps", "2"}).status, 0);
   ASSERT_EQ(train("a", {"--steps", "2"}).status, 0);

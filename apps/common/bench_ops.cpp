@@ -64,16 +64,18 @@ Peak measure_peak(Backend& backend, DType dtype) {
 
 void bench_ops(const std::string& name, Backend& backend, DType dtype, int64_t warmup, int64_t runs,
                nlohmann::json& result) {
+  std::vector<const OpCase*> chosen;
+  for (const OpCase& op : op_cases())
+    if (op.name.starts_with(name) && !op.large.empty() &&
+        (dtype == DType::kF32 || op.activations != OpCase::kFeatures))
+      chosen.push_back(&op);
+  if (chosen.empty())
+    throw UsageError(concat("--ops knows no op whose name begins with '", name, "'"));
   const Peak peak = measure_peak(backend, dtype);
   say("peak        %.4g GFLOP/s in products, %.4g GB/s, measured\n", peak.flop_per_s / 1e9,
       peak.bytes_per_s / 1e9);
   nlohmann::json ops = nlohmann::json::array();
-  for (const OpCase& op : op_cases())
-    if (op.name.starts_with(name) && !op.large.empty() &&
-        (dtype == DType::kF32 || op.activations != OpCase::kFeatures))
-      ops.push_back(bench_op(op, backend, dtype, warmup, runs, peak));
-  if (ops.empty())
-    throw UsageError(concat("--ops knows no op whose name begins with '", name, "'"));
+  for (const OpCase* op : chosen) ops.push_back(bench_op(*op, backend, dtype, warmup, runs, peak));
   result.update(
       {{"peak_flop_per_s", peak.flop_per_s}, {"peak_bytes_per_s", peak.bytes_per_s}, {"ops", ops}});
 }

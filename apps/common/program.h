@@ -57,10 +57,9 @@ DType choose_precision(const std::string& name, const Backend& backend);
 /// "fp32" or "bf16", as the option has it.
 const char* precision_name(DType precision);
 
-/// To be called first of all in main(): a thread of its own receives Ctrl-C, SIGTERM and SIGUSR1, and
-/// all that start later are spared them. No handler may run in a thread that computes: a product of
-/// oneDNN moves the stack pointer into its buffers on the heap, where a handler's frame would destroy
-/// what lies there (uxlfoundation/oneDNN, issue 4845). The signals still end the program.
+/// To be called first of all in main(): a thread of its own receives Ctrl-C, SIGTERM and SIGUSR1,
+/// and all that start later are spared them, for no handler may run in a thread that computes
+/// (engine/README.md, "Signals"). The signals still end the program.
 void receive_stop_signals();
 /// From now on they only set stop_requested(); a second one of its kind ends the program at once.
 void catch_stop_signals();

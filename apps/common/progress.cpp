@@ -217,7 +217,7 @@ void report_results(const Clip& clip, const Tokenizer& tokenizer, const Training
   }
   if (data.validation != nullptr)
     report_retrieval(evaluate_retrieval(clip, tokenizer, *data.validation, &ranks), run, step);
-  if (run.writes()) write_report(run.path());
+  renew_report(run);
 }
 
 }  // namespace clip

@@ -196,7 +196,16 @@ void Checkpoints::save(TrainingState& state) {
   save_checkpoint(folder, source_.config, model_.parameters, *source_.tokenizer, &state);
   if (delete_previous_ && !newest_.empty()) remove_folder(newest_);
   newest_ = folder;
-  write_report(run_.path());
+  renew_report(run_);
+}
+
+void renew_report(const RunFolder& run) {
+  if (!run.writes()) return;
+  try {
+    write_report(run.path());
+  } catch (const Error& error) {
+    std::cerr << concat("train: ", one_line(error.what()), '\n');
+  }
 }
 
 std::unique_ptr<Communicator> join_gpus(Communicator& ranks, Backend& backend) {

@@ -84,6 +84,10 @@ class MicroBatches {
   std::optional<LockedFeatures> known_;  ///< of locked towers
 };
 
+/// Writes the run's report.html as it is now; what is wrong with it is said and ends no training. Of
+/// several ranks the first does.
+void renew_report(const RunFolder& run);
+
 /// Writes the run's checkpoints, and its report as it is then; of several ranks the first does.
 class Checkpoints {
  public:

@@ -16,11 +16,8 @@ template <class T>
 void segment_moments(Real<T>* moments, const T* x, int64_t first, int64_t last, int64_t width) {
   Real<T>*mean = moments, *squares = moments + width;
   std::fill(moments, moments + 2 * width, Real<T>(0));
-  for (int64_t row = first; row < last; ++row) {
-    const T* from = x + row * width;
-#pragma omp simd
-    for (int64_t c = 0; c < width; ++c) mean[c] += to_real(from[c]);
-  }
+  for (int64_t row = first; row < last; ++row)
+    put_row(mean, x + row * width, width, Accumulate::kYes);
   const auto count = static_cast<Real<T>>(last - first);
   for (int64_t c = 0; c < width; ++c) mean[c] /= count;
   for (int64_t row = first; row < last; ++row) {

@@ -4,7 +4,6 @@
 #include <limits>
 
 #include "engine/cpu/cpu_backend.h"
-#include "engine/cpu/loss_tiles.h"
 #include "engine/cpu/segments.h"
 #include "engine/scalar_math.h"
 
@@ -52,7 +51,7 @@ void CpuBackend::clip_loss_tile_forward(Tensor& row_max, Tensor& row_sum, Tensor
                                         int64_t first_row, int64_t first_column) {
   for_real("clip_loss", cosines.dtype(), [&]<class T>(T) {
     const int64_t columns = cosines.width();
-    const T scale = scale_of<T>(logit_scale);
+    const T scale = scale_of(*logit_scale.data<T>());
     const T* tile = cosines.data<T>();
     T *maxima = row_max.data<T>(), *sums = row_sum.data<T>(), *pairs = diagonal.data<T>();
     const bool is_first_tile = first_column == 0;
@@ -102,7 +101,7 @@ void CpuBackend::clip_loss_tile_backward(Tensor& cosines, Tensor& row_dots, cons
                                          Accumulate to_row_dots) {
   for_real("clip_loss", cosines.dtype(), [&]<class T>(T) {
     const int64_t columns = cosines.width();
-    const T scale = scale_of<T>(logit_scale);
+    const T scale = scale_of(*logit_scale.data<T>());
     const T factor = *dloss.data<T>() * scale / (T(2) * static_cast<T>(global_rows));
     T *tile = cosines.data<T>(), *dots = optional_data<T>(row_dots);
     const T *row_lses = row_lse.data<T>(), *column_lses = column_lse.data<T>();

@@ -1,6 +1,5 @@
 // The pairwise sigmoid loss, tile by tile: engine/backend.h says what a tile is.
 #include "engine/cpu/cpu_backend.h"
-#include "engine/cpu/loss_tiles.h"
 #include "engine/cpu/segments.h"
 #include "engine/scalar_math.h"
 
@@ -13,7 +12,7 @@ struct Logits {
   T scale, bias;
 
   Logits(const Tensor& logit_scale, const Tensor& logit_bias)
-      : scale(scale_of<T>(logit_scale)), bias(*logit_bias.data<T>()) {}
+      : scale(scale_of(*logit_scale.data<T>())), bias(*logit_bias.data<T>()) {}
   T operator()(T cosine) const { return scale * cosine + bias; }
 };
 

@@ -3,8 +3,10 @@
 usage: compare.py BUILD [--rounds 5] [--only WORK ...] [--avx2]
 
 BUILD is the folder of our programs. For each work ours and every peer run in turn, as many rounds,
-and the medians and their ratios stand in one table. --avx2 keeps everyone from AVX-512 and AMX.
-Needs torch and open_clip; openvino for the towers.
+and the medians and their ratios stand in one table. Ours is started anew each round, with two runs
+to warm up where it times itself (embed and start are cold); a peer warms up once and stays.
+--avx2 asks ours, PyTorch, its MKL and oneDNN for AVX2 at most; whether OpenVINO's own kernels obey
+is not known. Needs torch and open_clip; openvino for the towers.
 """
 import argparse
 import json
@@ -59,13 +61,13 @@ class Ours:
 
     def __init__(self, build, work, precision, files):
         self.memory = None
+        self.tells_memory = work in STEPS or work == "loss"  # elsewhere a peer's has more in it than the work
         apps = build / "apps"
         common = ["--precision", precision, "--device", "cpu", "--json"]
         if work in STEPS:
             model, batch, length = STEPS[work]
-            runs = "3" if model == "tiny" else "1"
             self.command = [apps / "bench", "--step", model, "--batch-size", batch, "--text-length", length,
-                            "--steps", runs, "--warmup", "1", *common]
+                            "--steps", "3", "--warmup", "2", *common]
         elif work in TOWERS:
             self.command = [apps / "bench", "--infer", "ViT-B-32", "--batch-size", "32", "--text-length", "16",
                             "--steps", "3", "--warmup", "2", *common]
@@ -85,7 +87,8 @@ class Ours:
         if self.field is None:
             return time.perf_counter() - start
         result = json.loads(text[text.index("{"):])
-        self.memory = result.get("peak_memory_bytes")
+        if self.tells_memory:
+            self.memory = result.get("peak_memory_bytes")
         return result[self.field]
 
 
@@ -93,21 +96,32 @@ class Peer:
     """A peer.py that does one run when asked."""
 
     def __init__(self, work, peer, precision, files):
+        self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [sys.executable, pathlib.Path(__file__).with_name("peer.py"), work, peer, precision, str(files / "pictures")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
         self.memory = None
-        if self.process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"{peer} cannot do {work} in {precision} here")
+        self.what = f"{peer}, {work} in {precision}"
+        self.read("ready")
+
+    def read(self, expected=None):
+        line = self.process.stdout.readline().strip()
+        if not line or (expected and line != expected):
+            self.process.kill()
+            self.process.wait()
+            self.errors.seek(0)
+            reason = self.errors.read().strip().splitlines()
+            raise RuntimeError(f"{self.what}: {reason[-1] if reason else 'ended without a word'}")
+        return line
 
     def run(self):
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        return float(self.read())
 
     def end(self):
         self.process.stdin.close()
-        self.memory = int(self.process.stdout.readline())
+        self.memory = int(self.read())
         self.process.wait()
 
 

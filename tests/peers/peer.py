@@ -2,9 +2,10 @@
 
 usage: peer.py WORK PEER fp32|bf16 [FOLDER]
 
-WORK is step-tiny, step-B-32, image-B-32, text-B-32, one-image-B-32, loss or embed; PEER is eager or
+Captions are padded to the model's context (32 or 77 tokens), as open_clip and what is exported from
+it compute them; ours are not. WORK is step-tiny, step-B-32, image-B-32, text-B-32, one-image-B-32, loss or embed; PEER is eager or
 compile (PyTorch) or openvino. It prints "ready", then for each line it reads the seconds of one run
-(of several, their median, where one is short), and at the end the most bytes it ever held.
+(of several, their median, where one is short), and at the end the most bytes this process ever held.
 """
 import resource
 import statistics
@@ -59,7 +60,6 @@ class TextTower(torch.nn.Module):
 
 
 def tower(work, peer, precision):
-    torch.backends.mha.set_fastpath_enabled(False)  # the fused path cannot be exported
     model = open_clip.create_model("ViT-B-32").eval()
     if work == "text-B-32":
         module, sample = TextTower(model), captions(32, 16, 77, 49408)
@@ -67,6 +67,7 @@ def tower(work, peer, precision):
         module, sample = model.visual, torch.randn(1 if work.startswith("one") else 32, 3, 224, 224)
     if peer == "openvino":
         import openvino
+        torch.backends.mha.set_fastpath_enabled(False)  # the fused path cannot be exported
         converted = openvino.convert_model(module, example_input=sample)
         core = openvino.Core()
         hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
@@ -74,12 +75,14 @@ def tower(work, peer, precision):
         request = core.compile_model(converted, "CPU", hints).create_infer_request()
         numbers = sample.numpy()
         return lambda: request.infer([numbers])
+    if precision == "bf16":
+        module = module.to(torch.bfloat16)
+        sample = sample.to(torch.bfloat16) if sample.is_floating_point() else sample
     if peer == "compile":
         module = torch.compile(module)
 
     def run():
-        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16,
-                                                    enabled=precision == "bf16"):
+        with torch.inference_mode():
             module(sample)
     return run
 
