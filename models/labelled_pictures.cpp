@@ -252,7 +252,7 @@ LabelledPictures read_labels(const std::shared_ptr<const Dataset>& dataset) {
           std::lower_bound(pictures.classes.begin(), pictures.classes.end(), text) -
           pictures.classes.begin());
   }
-  pictures.picture = [dataset](int64_t index) { return dataset->get(index, 0).image; };
+  pictures.picture = [dataset](int64_t index) { return dataset->picture(index); };
   return pictures;
 }
 

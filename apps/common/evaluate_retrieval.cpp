@@ -69,7 +69,7 @@ void evaluate_retrieval_word(int argc, const char* const* argv) {
 
   const LoadedModel& loaded = evaluation.load(Words::kNeeded);
   const auto picture = [&](int64_t i) {
-    return dataset->get(all.samples[static_cast<size_t>(i)], 0).image;
+    return dataset->picture(all.samples[static_cast<size_t>(i)]);
   };
   const NumberedFeatures images =
       picture_features(loaded.clip(), all.size(), picture, evaluation.embedding());
