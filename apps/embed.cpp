@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "apps/common/model_options.h"
+#include "apps/common/option_values.h"
 #include "apps/common/program.h"
 #include "models/dataset.h"
 #include "models/embedding_stream.h"
@@ -59,14 +60,6 @@ struct Request {
   ModelOptions model;
 };
 
-void check_output(const std::string& path, const std::string& input, bool overwrite) {
-  std::error_code ignored;
-  if (fs::equivalent(path, input, ignored))
-    throw UsageError(concat("--out would replace its own input, ", path));
-  if (!overwrite && fs::exists(path, ignored))
-    throw UsageError(concat(path, " exists; --overwrite replaces it"));
-}
-
 Request parse(int argc, const char* const* argv) {
   const po::variables_map values = parse_options(argc, argv, option_list(), kUsage);
   const auto text = [&](const char* option) { return values[option].as<std::string>(); };
@@ -91,10 +84,10 @@ Request parse(int argc, const char* const* argv) {
     throw UsageError(concat("--out must name a .npy file, got '", request.out, "'"));
   const bool overwrite = values["overwrite"].as<bool>();
   const std::string input = request.images + request.texts;
-  check_output(request.out, input, overwrite);
+  check_output("--out", request.out, {input}, overwrite);
   if (request.images.empty()) return request;
   request.list = fs::path(request.out).replace_extension(".txt").string();
-  check_output(request.list, input, overwrite);
+  check_output("--out", request.list, {input}, overwrite);
   return request;
 }
 

@@ -65,6 +65,14 @@ void write_training_state(const std::string& path, ParameterList& parameters,
                      {"global_batch", std::to_string(training.global_batch)}});
 }
 
+// A wrong path must not cost somebody's folder: only what is written here, or an empty folder, is
+// replaced.
+bool is_checkpoint_or_empty(const std::string& folder) {
+  std::error_code error;
+  return is_folder(folder) && (exists(inside(folder, kConfig)) ||
+                               exists(inside(folder, kWeights)) || fs::is_empty(folder, error));
+}
+
 void make_parents(const std::string& folder) {
   std::error_code error;
   fs::path place = fs::absolute(folder, error).lexically_normal();
@@ -133,8 +141,8 @@ void save_checkpoint(const std::string& folder, const ClipConfig& config, Parame
   CLIP_CHECK(tokenizer.vocab_size() <= config.text.vocab_size, "cannot save ", folder,
              ": the tokenizer has ", tokenizer.vocab_size(), " ids, text_cfg.vocab_size is ",
              config.text.vocab_size);
-  CLIP_CHECK(!exists(folder) || is_replaceable(folder), "cannot save a checkpoint as ", folder,
-             ": it is a file or a folder that holds other things");
+  CLIP_CHECK(!exists(folder) || is_checkpoint_or_empty(folder), "cannot save a checkpoint as ",
+             folder, ": it is a file or a folder that holds other things");
   make_parents(folder);
   write_folder(folder, [&](const std::string& place) {
     write_file(inside(place, kConfig), to_json(config));

@@ -119,9 +119,9 @@ class CsvDataset : public Dataset {
 
   int64_t size() const override { return static_cast<int64_t>(rows_.size()); }
 
-  Sample get(int64_t index, int64_t) const override {
-    return {load_sample_image(picture_name(index)), caption(index)};
-  }
+  Sample get(int64_t index, int64_t) const override { return {picture(index), caption(index)}; }
+
+  Image picture(int64_t index) const override { return load_sample_image(picture_name(index)); }
 
   std::string caption(int64_t index) const override {
     return rows_.at(static_cast<size_t>(index)).caption;

@@ -41,6 +41,9 @@ class Dataset {
   /// The caption of sample `index`, where possible without reading its picture. throws BrokenSample
   virtual std::string caption(int64_t index) const { return get(index, 0).caption; }
 
+  /// The picture of sample `index`, where possible without reading its caption. throws BrokenSample
+  virtual Image picture(int64_t index) const { return get(index, 0).image; }
+
   /// The same for samples that show the same picture.
   virtual std::string picture_name(int64_t index) const { return concat("sample ", index); }
 
@@ -59,8 +62,8 @@ class Dataset {
 struct CsvOptions {
   std::string image_key = "filepath";
   std::string caption_key = "title";
-  std::string separator =
-      {};  ///< one character or "\t"; empty: tab if the header holds one, else comma
+  /// One character or "\t"; empty: tab if the header holds one, else comma.
+  std::string separator = {};
 };
 
 /// A CSV or TSV with a header. RFC 4180 quotes (line ends inside quotes too), any line ends, a

@@ -111,6 +111,17 @@ Retrieval retrieval_of(const EmojiScenes& scenes, const Asked& asked, const Tens
   return retrieve(rows_of(asked.features, images), rows_of(candidates, texts));
 }
 
+/// Those that rank 0 can read: what a rank reads for itself must not change how many rows there are.
+CaptionedPictures group_captions_once(const Dataset& dataset, Communicator* ranks, int64_t limit) {
+  const auto group = [&] {
+    return group_captions(
+        dataset, [](const std::string&) {}, limit);
+  };
+  if (ranks == nullptr) return group();
+  return CaptionedPictures::from_text(
+      text_of_first_rank(ranks->rank() == 0 ? group().to_text() : std::string(), *ranks));
+}
+
 }  // namespace
 
 Retrieval retrieve(const Tensor& images, const Tensor& texts) {
@@ -148,16 +159,16 @@ SceneReport evaluate_scenes(const Clip& clip, const Tokenizer& tokenizer, const 
 
 Retrieval evaluate_retrieval(const Clip& clip, const Tokenizer& tokenizer, const Dataset& dataset,
                              Communicator* ranks, int64_t limit) {
-  const CaptionedPictures all = group_captions(
-      dataset, [](const std::string&) {}, limit);
+  const CaptionedPictures all = group_captions_once(dataset, ranks, limit);
+  CLIP_CHECK(all.size() > 0, "no sample of ", dataset.describe(), " has a caption");
   const int64_t count = all.size(), size = clip.config.vision.image_size;
   const RowRange share = share_of_rows(count, ranks);
   Tensor readable = Tensor::zeros(cpu_backend(), {share.size()}, DType::kU8);
   const auto picture = [&](int64_t i) {
     try {
-      const Sample sample = dataset.get(all.samples[static_cast<size_t>(i)], 0);
+      const Image image = dataset.picture(all.samples[static_cast<size_t>(i)]);
       readable.data<uint8_t>()[i - share.begin] = 1;
-      return prepare_image(sample.image, size, clip.config.vision.preprocess);
+      return prepare_image(image, size, clip.config.vision.preprocess);
     } catch (const BrokenSample&) {
       return Image{size, size, std::vector<uint8_t>(static_cast<size_t>(3 * size * size))};
     }

@@ -6,8 +6,8 @@
 namespace clip {
 namespace {
 
-constexpr int64_t kBatch =
-    128;  // rows encoded at once: enough to keep the products fast, little memory
+// Rows encoded at once: enough to keep the products fast, little memory.
+constexpr int64_t kBatch = 128;
 
 /// Encodes rows [begin, end) for each batch and gathers the unit vectors on the CPU. Each rank takes
 /// whole batches, so that their number changes no bit.
@@ -35,11 +35,23 @@ RowRange share_of_rows(int64_t count, const Communicator* ranks) {
 }
 
 Tensor gather_shares(const Tensor& mine, int64_t count, Communicator& ranks) {
-  Tensor all = Tensor::empty(cpu_backend(), mine.shape().with_first(mine.size(0) * ranks.size()),
-                             mine.dtype());
-  ranks.all_gather(all, mine);
+  const Tensor all = gathered(mine, ranks);
   ranks.wait();
   return all.slice(0, count);
+}
+
+std::string text_of_first_rank(std::string mine, Communicator& ranks) {
+  const auto share = [&](void* data, int64_t size) {
+    Tensor bytes = Tensor::from_bytes(cpu_backend(), {size}, DType::kU8, data);
+    ranks.broadcast(bytes, 0);
+    ranks.wait();
+    bytes.copy_to_host(data);
+  };
+  int64_t size = std::ssize(mine);
+  share(&size, sizeof size);
+  mine.resize(static_cast<size_t>(size));
+  if (size > 0) share(mine.data(), size);
+  return mine;
 }
 
 Tensor image_features(const Clip& clip, int64_t count, const std::function<Image(int64_t)>& image,

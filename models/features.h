@@ -23,6 +23,8 @@ struct RowRange {
 RowRange share_of_rows(int64_t count, const Communicator* ranks);
 /// mine [share_of_rows(count).size(), ...]; returns [count, ...] on every rank
 Tensor gather_shares(const Tensor& mine, int64_t count, Communicator& ranks);
+/// Rank 0's text, on every rank.
+std::string text_of_first_rank(std::string mine, Communicator& ranks);
 
 /// Rows of unit length: image(i) gives picture i at the model's size; asked for this rank's share.
 /// returns [count, E]

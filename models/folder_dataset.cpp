@@ -47,8 +47,10 @@ class FolderDataset : public Dataset {
 
   int64_t size() const override { return static_cast<int64_t>(pairs_.size()); }
 
-  Sample get(int64_t index, int64_t) const override {
-    return {load_sample_image(pairs_.at(static_cast<size_t>(index)).image), caption(index)};
+  Sample get(int64_t index, int64_t) const override { return {picture(index), caption(index)}; }
+
+  Image picture(int64_t index) const override {
+    return load_sample_image(pairs_.at(static_cast<size_t>(index)).image);
   }
 
   std::string caption(int64_t index) const override {

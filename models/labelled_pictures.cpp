@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <exception>
 #include <filesystem>
 #include <sstream>
 #include <utility>
 
+#include "engine/parallel.h"
 #include "models/dataset_files.h"
 #include "models/unpacked_file.h"
 
@@ -228,15 +230,29 @@ std::optional<std::vector<int64_t>> class_numbers(const Strings& texts) {
   return numbers;
 }
 
+/// The captions of a data set, trimmed; throws clip::Error about the first that is missing or blank.
+Strings label_texts(const Dataset& dataset, const std::string& description) {
+  Strings texts(static_cast<size_t>(dataset.size()));
+  std::vector<std::exception_ptr> errors(texts.size());
+  parallel_for_dynamic(dataset.size(), [&](int64_t i) {
+    const auto place = static_cast<size_t>(i);
+    try {
+      texts[place] = trim(dataset.caption(i));
+      CLIP_CHECK(!texts[place].empty(), description, ": the label of sample ", i, " is blank");
+    } catch (...) {
+      errors[place] = std::current_exception();  // must not leave the parallel region
+    }
+  });
+  for (const std::exception_ptr& error : errors)
+    if (error) std::rethrow_exception(error);
+  return texts;
+}
+
 /// A data set whose captions are classes: numbers from 0, or names.
-LabelledPictures read_labels(const std::shared_ptr<const Dataset>& dataset) {
-  Strings texts;
-  for (int64_t i = 0; i < dataset->size(); ++i) {
-    texts.push_back(dataset->caption(i));
-    CLIP_CHECK(!trim(texts.back()).empty(), dataset->describe(), ": the label of sample ", i,
-               " is blank");
-  }
-  LabelledPictures pictures{.description = dataset->describe()};
+LabelledPictures read_labels(const std::string& description,
+                             const std::shared_ptr<const Dataset>& dataset) {
+  const Strings texts = label_texts(*dataset, description);
+  LabelledPictures pictures{.description = description};
   if (auto numbers = class_numbers(texts)) {
     pictures.labels = std::move(*numbers);
     pictures.numbered = true;
@@ -252,7 +268,7 @@ LabelledPictures read_labels(const std::shared_ptr<const Dataset>& dataset) {
           std::lower_bound(pictures.classes.begin(), pictures.classes.end(), text) -
           pictures.classes.begin());
   }
-  pictures.picture = [dataset](int64_t index) { return dataset->get(index, 0).image; };
+  pictures.picture = [dataset](int64_t index) { return dataset->picture(index); };
   return pictures;
 }
 
@@ -304,9 +320,9 @@ LabelledPictures open_labelled_pictures(const std::string& data, Split split,
                                         const CsvOptions& csv) {
   switch (data_kind(data)) {
     case DataKind::kCsv:
-      return read_labels(open_csv_dataset(data, csv));
+      return read_labels(concat("CSV ", data), open_csv_dataset(data, csv));
     case DataKind::kTar:
-      return read_labels(open_tar_dataset(data, "cls"));
+      return read_labels(concat("tar ", data), open_tar_dataset(data, "cls"));
     default:
       auto pictures = find_labelled_files(data, split);
       return pictures ? std::move(*pictures) : read_classes(data);

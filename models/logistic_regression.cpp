@@ -66,7 +66,7 @@ LogisticObjective::LogisticObjective(Tensor features, std::vector<int64_t> label
              features_.size(0), " rows and ", labels_.size(), " labels");
   CLIP_CHECK(classes >= 2, "[logistic_regression] needs two classes or more, got ", classes);
   CLIP_CHECK(std::isfinite(lambda) && lambda >= 0,
-             "[logistic_regression] lambda must not be negative, got ", lambda);
+             "[logistic_regression] lambda must be finite and not negative, got ", lambda);
   for (const int64_t label : labels_)
     CLIP_CHECK(label >= 0 && label < classes, "[logistic_regression] labels must be 0 to ",
                classes - 1, ", got ", label);

@@ -57,8 +57,8 @@ struct LogisticOptions {
 struct LogisticFit {
   LinearClassifier classifier;
   int64_t iterations = 0;
-  bool converged =
-      false;  ///< false: stopped by max_iterations, or by the precision of the products
+  /// false: stopped by max_iterations, or by the precision of the products
+  bool converged = false;
 };
 
 /// From zero, by libLBFGS. Arguments and errors as of LogisticObjective.
@@ -71,17 +71,17 @@ struct SweepStep {
   double accuracy = 0;
 };
 
-/// The paper's search (appendix A.3): lambda = 1e-6, 1e-4, ..., 1e6, then the middles of the intervals
-/// beside the best one, halved until there are 8 steps a decade. Of equal accuracies the largest lambda
-/// is best.
+/// The paper's search (appendix A.3): lambda = 1e-6, 1e-4, ..., 1e6, then the middles of the
+/// intervals beside the best one, halved until there are 8 steps a decade. Of equal accuracies the
+/// largest lambda is best.
 ///
 /// accuracy    on a validation split, asked for once a lambda
 /// returns     all that was tried, by lambda
 std::vector<SweepStep> sweep_lambda(const std::function<double(double lambda)>& accuracy);
 SweepStep best_of(const std::vector<SweepStep>& sweep);
 
-/// Which samples to keep for validation: of each class one in five, chosen at random by the class alone;
-/// a class of fewer than five keeps one if it has two.
+/// Which samples to keep for validation: of each class one in five, chosen at random by the class
+/// alone; a class of fewer than five keeps one if it has two.
 std::vector<bool> validation_split(const std::vector<int64_t>& labels);
 
 }  // namespace clip

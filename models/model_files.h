@@ -30,7 +30,8 @@ std::optional<ModelFiles> find_model_files(const std::string& path);
 /// The state dict of OpenAI's layout, as models/export.h writes it.
 inline constexpr const char* kOpenAiFile = "model.pt";
 
-/// Whether a model may take the place of what is there: a folder with a model, or an empty one.
+/// Whether an exported model may take the place of what is there: a folder with a model of any
+/// layout, or an empty one.
 bool is_replaceable(const std::string& path);
 
 /// The names of weight files that are looked for, as an error message lists them.

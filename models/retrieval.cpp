@@ -67,7 +67,7 @@ RightCosines right_cosines(CosineTile& tile, int64_t images, const std::vector<i
   RightCosines right{
       std::vector<float>(static_cast<size_t>(texts)),
       std::vector<float>(static_cast<size_t>(images), -std::numeric_limits<float>::infinity())};
-  // Captions are in the order of their pictures: the tiles that hold right answers lie along a line.
+  // Captions are in the order of their pictures: tiles that hold right answers lie along a line.
   for (int64_t text = 0; text < texts;) {
     const int64_t image = image_of[static_cast<size_t>(text)];
     tile.compute(image / CosineTile::kImages * CosineTile::kImages,
@@ -162,6 +162,26 @@ CaptionedPictures CaptionedPictures::only(const std::vector<int64_t>& pictures) 
     kept.samples.push_back(samples.at(static_cast<size_t>(picture)));
   }
   return kept;
+}
+
+std::string CaptionedPictures::to_text() const {
+  std::string text;
+  for (size_t i = 0; i < captions.size(); ++i)
+    text += concat(samples[static_cast<size_t>(image_of[i])], ' ', captions[i], '\n');
+  return text;
+}
+
+CaptionedPictures CaptionedPictures::from_text(const std::string& text) {
+  CaptionedPictures pictures;
+  std::istringstream lines(text);
+  int64_t sample = 0;
+  for (std::string caption; lines >> sample && lines.get() && std::getline(lines, caption);) {
+    if (pictures.samples.empty() || pictures.samples.back() != sample)
+      pictures.samples.push_back(sample);
+    pictures.captions.push_back(std::move(caption));
+    pictures.image_of.push_back(pictures.size() - 1);
+  }
+  return pictures;
 }
 
 CaptionedPictures group_captions(const Dataset& dataset,

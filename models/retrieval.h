@@ -15,9 +15,10 @@ namespace clip {
 /// Places of right answers among all candidates by cosine, from 1 (the first). Others with the same
 /// cosine, or one that is NaN, come before a right answer.
 struct RetrievalPlaces {
-  std::vector<int64_t>
-      of_text;  ///< [I] of each picture: its best-placed caption among all captions
-  std::vector<int64_t> of_image;  ///< [M] of each caption: its picture among all pictures
+  /// [I] of each picture: its best-placed caption among all captions
+  std::vector<int64_t> of_text;
+  /// [M] of each caption: its picture among all pictures
+  std::vector<int64_t> of_image;
 };
 
 /// Cosines are computed in tiles of a fixed size, so memory is O((I + M) E) and equal features tie
@@ -42,10 +43,14 @@ struct CaptionedPictures {
   int64_t size() const { return std::ssize(samples); }
   /// These pictures alone (ascending), with their captions.
   CaptionedPictures only(const std::vector<int64_t>& pictures) const;
+
+  /// A line "sample caption" for each caption, and back: to hand them to other ranks.
+  std::string to_text() const;
+  static CaptionedPictures from_text(const std::string& text);
 };
 
-/// Groups the first `limit` samples by Dataset::picture_name, in the order of their first ones. Every
-/// line of a caption that is not blank is a caption of its own.
+/// Groups the first `limit` samples by Dataset::picture_name, in the order of their first ones.
+/// Every line of a caption that is not blank is a caption of its own.
 ///
 /// left_out    is told the sentence of each sample whose caption is missing, cannot be read or is
 ///             blank

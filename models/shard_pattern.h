@@ -1,4 +1,4 @@
-// Names of shards in one line. Private to models/.
+// Names of shards in one line.
 #pragma once
 
 #include <string>

@@ -11,7 +11,7 @@
 #include <cstring>
 #include <exception>
 #include <memory>
-#include <span>
+#include <type_traits>
 #include <unordered_map>
 
 #include "engine/parallel.h"
@@ -49,6 +49,8 @@ class ReadOnlyFile {
   ~ReadOnlyFile() { close(fd_); }
   ReadOnlyFile(const ReadOnlyFile&) = delete;
   ReadOnlyFile& operator=(const ReadOnlyFile&) = delete;
+
+  const std::string& path() const { return path_; }
 
   int64_t size() const {
     struct stat status {};
@@ -223,28 +225,19 @@ class TarDataset : public Dataset {
   int64_t size() const override { return size_; }
 
   Sample get(int64_t index, int64_t) const override {
-    const auto [shard, sample] = locate(index);
-    const std::string name = concat(shard, ": ", sample.picture_name);
-    try {
-      std::string text = caption(index);
-      const std::string bytes = ReadOnlyFile(shard).read(sample.picture);
-      const std::span pixels(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
-      return {decode_image(pixels, name), std::move(text)};
-    } catch (const Error& error) {
-      throw BrokenSample(error.what());
-    }
+    return read(index, [this](const ReadOnlyFile& shard, const TarSample& sample) {
+      std::string text = caption_in(shard, sample);
+      return Sample{picture_in(shard, sample), std::move(text)};
+    });
   }
 
   std::string caption(int64_t index) const override {
-    const auto [shard, sample] = locate(index);
-    try {
-      CLIP_CHECK(sample.caption.size >= 0, shard, ": ", sample.picture_name, " has no .",
-                 text_extension_, " of the same base name");
-      return std::string(trim(ReadOnlyFile(shard).read(sample.caption)));
-    } catch (const Error& error) {
-      throw BrokenSample(error.what());
-    }
+    return read(index, [this](const ReadOnlyFile& shard, const TarSample& sample) {
+      return caption_in(shard, sample);
+    });
   }
+
+  Image picture(int64_t index) const override { return read(index, picture_in); }
 
   std::vector<std::string> captions() const override {
     return spread_captions(size(), [this](int64_t index) { return caption(index); });
@@ -260,15 +253,30 @@ class TarDataset : public Dataset {
   }
 
  private:
-  struct Location {
-    const std::string& shard;
-    const TarSample& sample;
-  };
-
-  Location locate(int64_t index) const {
+  /// What read_from(shard, sample) gives, with any clip::Error turned into BrokenSample.
+  template <class ReadFrom>
+  std::invoke_result_t<ReadFrom, const ReadOnlyFile&, const TarSample&> read(
+      int64_t index, const ReadFrom& read_from) const {
     const auto after = std::upper_bound(first_.begin(), first_.end(), index);
     const auto shard = static_cast<size_t>(after - first_.begin()) - 1;
-    return {shards_[shard], samples_[shard].at(static_cast<size_t>(index - first_[shard]))};
+    const TarSample& sample = samples_[shard].at(static_cast<size_t>(index - first_[shard]));
+    try {
+      return read_from(ReadOnlyFile(shards_[shard]), sample);
+    } catch (const Error& error) {
+      throw BrokenSample(error.what());
+    }
+  }
+
+  std::string caption_in(const ReadOnlyFile& shard, const TarSample& sample) const {
+    CLIP_CHECK(sample.caption.size >= 0, shard.path(), ": ", sample.picture_name, " has no .",
+               text_extension_, " of the same base name");
+    return std::string(trim(shard.read(sample.caption)));
+  }
+
+  static Image picture_in(const ReadOnlyFile& shard, const TarSample& sample) {
+    const std::string bytes = shard.read(sample.picture);
+    return decode_image({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()},
+                        concat(shard.path(), ": ", sample.picture_name));
   }
 
   std::string pattern_, text_extension_;

@@ -127,6 +127,19 @@ TEST(Checkpoint, DoesNotReplaceAFolderOfOtherThings) {
   EXPECT_EQ(names_in(folder.path("empty")), kFiles);
 }
 
+TEST(Checkpoint, DoesNotReplaceAnotherLibrarysModel) {
+  const ScratchFolder folder;
+  SmallModel model;
+  for (const char* file : {"model.safetensors", "pytorch_model.bin", "model.pt"}) {
+    const std::string home = concat("home of ", file);
+    folder.write(concat(home, '/', file), "x");
+    folder.write(home + "/thesis.txt", "x");
+    const std::string refusal = error_message([&] { save(folder.path(home), model); });
+    EXPECT_TRUE(says(refusal, folder.path(home), "holds other things")) << refusal;
+    EXPECT_EQ(names_in(folder.path(home)), (Names{file, "thesis.txt"}));
+  }
+}
+
 TEST(Checkpoint, TheFolderMayEndInASlashOrBeALink) {
   const ScratchFolder folder;
   SmallModel model;

@@ -387,5 +387,60 @@ TEST_F(EvaluateApp, TheFirstWordSaysWhat) {
     expect_contains(words.out, part);
 }
 
+TEST_F(EvaluateRetrieval, TheFiguresAreNotWrittenOverAnInput) {
+  const std::string model = file_bytes(folder_.path("model/open_clip_model.safetensors"));
+  for (const Strings& inputs : {Strings{"data.tsv", "./data.tsv"},
+                                {"data.tar", "data.tar"},
+                                {"{data,x}.tar", "data.tar"}}) {
+    const std::string before = file_bytes(folder_.path(inputs[1]));
+    expect_refused(evaluate("retrieval", {"--data", inputs[0], "--csv-img-key", "picture",
+                                          "--csv-caption-key", "caption", "--json", inputs[1]}),
+                   "evaluate", 2, {"--json would replace its own input", inputs[1]});
+    EXPECT_EQ(file_bytes(folder_.path(inputs[1])), before);
+  }
+  const std::string weights = "model/open_clip_model.safetensors";
+  expect_refused(
+      run_app("evaluate",
+              {"retrieval", "--checkpoint", weights, "--data", "data", "--json", weights}, folder_),
+      "evaluate", 2, {"--json would replace its own input", weights});
+  EXPECT_EQ(file_bytes(folder_.path(weights)), model);
+}
+
+TEST_F(EvaluateLinearProbe, TheSamePicturesUnderAnotherNameAreRefused) {
+  fs::create_directory_symlink("train", folder_.path("link"));
+  for (const char* train : {"train", "./train/", "test/../train", "link"}) {
+    expect_refused(evaluate("linear_probe", with(kProbe, {"--validation", train})), "evaluate", 2,
+                   {"--validation and --train are the same pictures"});
+    expect_refused(evaluate("linear_probe", {"--train", "train", "--test", train}), "evaluate", 2,
+                   {"--train and --test are the same pictures"});
+  }
+}
+
+TEST_F(EvaluateLinearProbe, ARegulariserThatCannotServeIsRefused) {
+  const auto refuses = [&](const Strings& own, const Strings& parts) {
+    expect_refused(evaluate("linear_probe", with(kProbe, own)), "evaluate", 2, parts);
+  };
+  refuses({"--c", "1e-310"}, {"--c and its inverse must be finite"});
+  refuses({"--lambda", "inf"}, {"--lambda and its inverse must be finite, got inf"});
+  refuses({"--lambda", "1", "--validation", "test"}, {"--validation chooses lambda", "--lambda"});
+}
+
+TEST_F(EvaluateLinearProbe, SaysWhereAFitWasStopped) {
+  const Strings fixed = with(kProbe, {"--lambda", "0.5"});
+  const std::string stopped = evaluate("linear_probe", with(fixed, {"--max-iterations", "2"})).out;
+  expect_contains(stopped, "2 iterations on 60 pictures, not converged\n");
+  expect_contains(evaluate("linear_probe", fixed).out, " iterations on 60 pictures\n");
+}
+
+TEST_F(EvaluateLinearProbe, TheFeaturesOfAResNetAreThoseOfItsAttentionPool) {
+  ClipConfig resnet = config_from_json(kSmallResNet, "test");
+  resnet.text.vocab_size = config().text.vocab_size;
+  ClipModel model(resnet, cpu_backend());
+  initialize(model.parameters, resnet, 5);
+  save_checkpoint(folder_.path("model"), resnet, model.parameters, tokenizer_, nullptr);
+  expect_contains(evaluate("linear_probe", with(kProbe, {"--c", "1"})).out,
+                  ", of the attention pool\n");
+}
+
 }  // namespace
 }  // namespace clip

@@ -256,5 +256,22 @@ TEST_F(LabelledPicturesTest, TrainingGetsCaptionsOfTheirClasses) {
   EXPECT_EQ(in_words("maple_tree"), "maple tree");
 }
 
+TEST_F(LabelledPicturesTest, SpaceAroundALabelIsNoPartOfIt) {
+  write("data.csv", "filepath,label\na.ppm, cat\nb.ppm,cat\nc.ppm,dog \n");
+  const LabelledPictures names = open_labelled_pictures(folder_.path("data.csv"), Split::kTest);
+  EXPECT_EQ(names.classes, (Strings{"cat", "dog"}));
+  EXPECT_EQ(names.labels, (std::vector<int64_t>{0, 0, 1}));
+  write("data.csv", "filepath,label\na.ppm, 1\nb.ppm,0\n");
+  EXPECT_TRUE(open_labelled_pictures(folder_.path("data.csv"), Split::kTest).numbered);
+}
+
+TEST_F(LabelledPicturesTest, TheDescriptionIsKindAndPlace) {
+  write("data.csv", "filepath,label\na.ppm,cat\n");
+  const std::string csv = folder_.path("data.csv");
+  EXPECT_EQ(open_labelled_pictures(csv, Split::kTest).description, "CSV " + csv);
+  const std::string shard = write_tar(folder_, "a.tar", {{"0.ppm", picture(1)}, {"0.cls", "1"}});
+  EXPECT_EQ(open_labelled_pictures(shard, Split::kTest).description, "tar " + shard);
+}
+
 }  // namespace
 }  // namespace clip

@@ -7,9 +7,11 @@
 
 #include "engine/random.h"
 #include "models/evaluation.h"
+#include "tests/app_samples.h"
 #include "tests/counting_backend.h"
-#include "tests/dataset_samples.h"
 #include "tests/error_message.h"
+#include "tests/thread_ranks.h"
+#include "tests/tiny_clip.h"
 
 namespace clip {
 namespace {
@@ -205,6 +207,50 @@ TEST(GroupCaptions, LinesOfATextAreCaptionsInShardsAndFolders) {
   folder.write("f/0.ppm", picture(1));
   folder.write("f/0.txt", "one\ntwo");
   EXPECT_EQ(grouped(folder.path("f")).captions, (Strings{"one", "two"}));
+}
+
+/// Noise with captions; those that are `broken` here cannot be read, nor can their samples.
+class NoisePairs final : public Dataset {
+ public:
+  explicit NoisePairs(std::vector<int64_t> broken) : broken_(std::move(broken)) {}
+
+  int64_t size() const override { return 12; }
+  Sample get(int64_t index, int64_t) const override {
+    std::string text = caption(index);
+    return {noise_picture(24, 24, static_cast<uint64_t>(index)), std::move(text)};
+  }
+  std::string caption(int64_t index) const override {
+    if (std::count(broken_.begin(), broken_.end(), index) > 0)
+      throw BrokenSample(concat("no caption ", index));
+    return concat(sample_caption(index), "\nits other caption \xe9");
+  }
+  std::vector<std::string> captions() const override { return {sample_caption(1)}; }
+  std::string describe() const override { return "noise"; }
+
+ private:
+  std::vector<int64_t> broken_;
+};
+
+TEST(EvaluateRetrieval, ACaptionThatOneRankCannotReadLeavesTheRanksOfOneMind) {
+  const Tokenizer tokenizer = Tokenizer::learn({sample_caption(1)}, 520);
+  ClipConfig config = tiny_config();
+  config.text.vocab_size = tokenizer.vocab_size();
+  ClipModel model(config, cpu_backend());
+  randomize(model.parameters);
+  const auto counts = [&](const std::vector<int64_t>& broken, Communicator* ranks) {
+    const Retrieval result = evaluate_retrieval(model.clip, tokenizer, NoisePairs(broken), ranks);
+    return Places{result.text_of_image.tried, result.text_of_image.correct,
+                  result.image_of_text.tried, result.image_of_text.correct};
+  };
+  const Places alone = counts({3}, nullptr);
+  EXPECT_EQ(alone[0], 11);
+  EXPECT_EQ(alone[2], 22);
+  for (const Places& broken_elsewhere : {Places{3}, Places{}, Places{0, 1, 2, 7}}) {
+    const auto all = on_ranks(2, [&](Communicator& comm) {
+      return counts(comm.rank() == 0 ? Places{3} : broken_elsewhere, &comm);
+    });
+    EXPECT_EQ(all, (std::vector<Places>{alone, alone})) << broken_elsewhere.size();
+  }
 }
 
 TEST(GroupCaptions, APartOfThePicturesKeepsItsCaptions) {

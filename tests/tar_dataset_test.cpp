@@ -1,9 +1,13 @@
 #include <gtest/gtest.h>
+#include <sys/inotify.h>
+#include <unistd.h>
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <string>
 
+#include "models/atomic_file.h"
 #include "models/dataset.h"
 #include "models/shard_pattern.h"
 #include "tests/dataset_samples.h"
@@ -90,6 +94,24 @@ TEST(TarDataset, CallsAMissingCaptionOrAnUndecodablePictureABrokenSample) {
   expect_contains(error_message<BrokenSample>([&] { data->get(1, 0); }), path + ": b.png");
   EXPECT_EQ(data->captions(), (Strings{"x"}));
   expect_contains(data->describe(), "captions left out for want of a picture: 1");
+}
+
+TEST(TarDataset, OpensAShardOnceForASample) {
+  const ScratchFolder folder;
+  const std::string shard = write_tar(folder, "a.tar", {{"0.ppm", picture(7)}, {"0.txt", "seven"}});
+  const auto data = open_tar_dataset(shard);
+  const FileDescriptor watch(inotify_init1(IN_NONBLOCK));
+  ASSERT_GE(inotify_add_watch(watch.number(), shard.c_str(), IN_OPEN | IN_CLOSE), 0);
+  EXPECT_EQ(red_of(data->get(0, 0)), 7);
+  std::array<inotify_event, 16> events;
+  const ssize_t opened_and_closed = 2 * static_cast<ssize_t>(sizeof(inotify_event));
+  EXPECT_EQ(::read(watch.number(), events.data(), sizeof events), opened_and_closed);
+}
+
+TEST(TarDataset, ReadsAPictureWithoutItsCaption) {
+  const ScratchFolder folder;
+  const auto data = open_tar_dataset(write_tar(folder, "a.tar", {{"0.ppm", picture(7)}}));
+  EXPECT_EQ(data->picture(0).pixels[0], 7);
 }
 
 TEST(TarDataset, AcceptsAnEmptyCaption) {

@@ -4,6 +4,7 @@
 #include <iomanip>
 #include <iostream>
 #include <numeric>
+#include <utility>
 
 #include "apps/common/percent.h"
 #include "apps/common/program.h"
@@ -49,18 +50,20 @@ void print_per_class(const Accuracy& accuracy, const std::vector<std::string>& c
 
 nlohmann::ordered_json to_json(const Accuracy& accuracy, const std::vector<std::string>& classes,
                                int64_t broken) {
-  nlohmann::ordered_json per_class;
+  // Appended: [] of an ordered object looks through all keys.
+  nlohmann::ordered_json::object_t per_class;
   for (size_t i = 0; i < classes.size(); ++i) {
     const Proportion& share = accuracy.per_class[i];
-    nlohmann::ordered_json& value = per_class[classes[i]];
+    nlohmann::ordered_json value;
     if (share.tried > 0) value = share.value();
+    per_class.push_back({classes[i], std::move(value)});
   }
   return {{"top1", accuracy.top1.value()},
           {"top5", accuracy.top5.value()},
           {"mean_per_class", accuracy.mean_per_class()},
           {"pictures", accuracy.top1.tried},
           {"broken", broken},
-          {"per_class", per_class}};
+          {"per_class", std::move(per_class)}};
 }
 
 }  // namespace clip

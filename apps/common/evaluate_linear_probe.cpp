@@ -1,4 +1,5 @@
 #include <cmath>
+#include <filesystem>
 #include <iomanip>
 #include <iostream>
 #include <map>
@@ -61,8 +62,12 @@ std::optional<double> fixed_lambda(const po::variables_map& values) {
   for (const char* option : {"lambda", "c"}) {
     if (values.count(option) == 0) continue;
     const auto value = values[option].as<double>();
-    if (!(value > 0 && std::isfinite(value)))
-      throw UsageError(concat("--", option, " must be above 0, got ", value));
+    if (!(value > 0)) throw UsageError(concat("--", option, " must be above 0, got ", value));
+    if (!std::isfinite(value) || !std::isfinite(1 / value))
+      throw UsageError(concat("--", option, " and its inverse must be finite, got ", value));
+    if (!values["validation"].as<std::string>().empty())
+      throw UsageError(
+          concat("--validation chooses lambda, which --", option, " fixes; give one of them"));
     return *option == 'c' ? 1 / value : value;
   }
   return std::nullopt;
@@ -76,9 +81,14 @@ LabelledPictures open_pictures(const po::variables_map& values, const std::strin
       text(option), split, {text("csv-img-key"), text("csv-label-key"), text("csv-separator")});
 }
 
-void refuse_same(const LabelledPictures& a, const std::string& option, const LabelledPictures& b,
-                 const std::string& other) {
-  if (a.description == b.description && a.labels == b.labels)
+/// Of one place, not of one name; the splits of CIFAR and MNIST lie in one place.
+void refuse_same(const po::variables_map& values, const LabelledPictures& a,
+                 const std::string& option, const LabelledPictures& b, const std::string& other) {
+  const auto place = [&](const std::string& name) {
+    std::error_code ignored;
+    return std::filesystem::weakly_canonical(values[name].as<std::string>(), ignored);
+  };
+  if (place(option) == place(other) && a.labels == b.labels)
     throw UsageError(
         concat("--", option, " and --", other, " are the same pictures, ", a.description));
 }
@@ -150,14 +160,15 @@ struct ProbeData {
 ProbeData open_data(const po::variables_map& values, bool has_lambda) {
   const LabelledPictures train = open_pictures(values, "train", Split::kTrain);
   ProbeData data{{train, train.size()}, open_pictures(values, "test", Split::kTest)};
-  refuse_same(train, "train", data.test, "test");
+  refuse_same(values, train, "train", data.test, "test");
   const auto counts = learned_classes(train.labels);
   CLIP_CHECK(counts.size() > 1, "--train (", train.description,
              ") must have pictures of two classes or more, found one: '",
              train.classes[static_cast<size_t>(counts.begin()->first)], "'");
   if (!values["validation"].as<std::string>().empty()) {
     LabelledPictures validation = open_pictures(values, "validation", Split::kTest);
-    refuse_same(validation, "validation", data.test, "test");
+    refuse_same(values, validation, "validation", data.test, "test");
+    refuse_same(values, validation, "validation", train, "train");
     number_like(train, validation, "validation");
     data.learning = joined(train, validation);
   } else if (!has_lambda) {
@@ -221,10 +232,11 @@ Probe learn(const Labelled& pictures, double lambda, int64_t max_iterations) {
           classes};
 }
 
-std::string number(double value) {
-  std::ostringstream text;
-  text << std::setprecision(3) << value;
-  return text.str();
+std::string number(double value) { return formatted("%.3g", value); }
+
+/// Of a fit that --max-iterations stopped; the precision of the products is no reason to warn.
+const char* note_on(const LogisticFit& fit, int64_t max_iterations) {
+  return !fit.converged && fit.iterations >= max_iterations ? ", not converged" : "";
 }
 
 /// Prints each try, and writes all of them, by lambda, to `steps`; returns the best.
@@ -238,7 +250,7 @@ SweepStep sweep(const Labelled& learning, size_t classes, int64_t max_iterations
     const double accuracy = probe.on(validation, classes).top1.value();
     std::cout << "  lambda " << std::left << std::setw(9) << number(lambda) << std::right
               << "  validation " << percent(accuracy) << std::setw(6) << probe.fit.iterations
-              << " iterations" << std::endl;
+              << " iterations" << note_on(probe.fit, max_iterations) << std::endl;
     tried[lambda] = {{"lambda", lambda},
                      {"C", 1 / lambda},
                      {"top1", accuracy},
@@ -251,14 +263,16 @@ SweepStep sweep(const Labelled& learning, size_t classes, int64_t max_iterations
 }
 
 void print_data(const ProbeData& data, const Labelled& learning, const Labelled& test,
-                FeatureForm form) {
+                FeatureForm form, bool is_resnet) {
   const int64_t more = learning.size() - learning.training;
   std::cout << "train       " << data.learning.pictures.description << ": " << learning.training
             << " pictures of " << learned_classes(learning.labels).size() << " classes"
             << (more > 0 ? concat(", ", more, " for validation") : "") << "\ntest        "
             << data.test.description << ": " << test.size() << " pictures\nfeatures    "
             << test.features.width()
-            << (form == FeatureForm::kProjected ? ", projected\n" : ", before the projection\n");
+            << (form == FeatureForm::kProjected ? ", projected\n"
+                : is_resnet                     ? ", of the attention pool\n"
+                                                : ", before the projection\n");
 }
 
 }  // namespace
@@ -279,7 +293,7 @@ void evaluate_linear_probe_word(int argc, const char* const* argv) {
   CLIP_CHECK(fixed || learning.training < learning.size(),
              "none of the pictures to choose lambda by can be read");
   const Labelled test = read_features(evaluation, loaded, form, data.test, 0);
-  print_data(data, learning, test, form);
+  print_data(data, learning, test, form, loaded.clip().config.vision.is_resnet());
 
   const std::vector<std::string>& classes = data.test.classes;
   nlohmann::ordered_json steps = nlohmann::ordered_json::array();
@@ -288,19 +302,22 @@ void evaluate_linear_probe_word(int argc, const char* const* argv) {
   const Probe probe = learn(learning, lambda, max_iterations);
   const Accuracy accuracy = probe.on(test, classes.size());
   std::cout << "lambda      " << number(lambda) << " (C " << number(1 / lambda) << "), "
-            << probe.fit.iterations << " iterations on " << learning.size() << " pictures\n";
+            << probe.fit.iterations << " iterations on " << learning.size() << " pictures"
+            << note_on(probe.fit, max_iterations) << '\n';
   print_accuracy(accuracy);
   if (values["per-class"].as<bool>()) print_per_class(accuracy, classes);
-  nlohmann::ordered_json figures = to_json(accuracy, classes, evaluation.left_out());
-  figures.update({{"lambda", lambda},
-                  {"C", 1 / lambda},
-                  {"iterations", probe.fit.iterations},
-                  {"converged", probe.fit.converged},
-                  {"training_pictures", learning.training},
-                  {"validation_pictures", learning.size() - learning.training},
-                  {"features", test.features.width()},
-                  {"sweep", steps}});
-  evaluation.write(figures);
+  evaluation.write([&] {
+    nlohmann::ordered_json figures = to_json(accuracy, classes, evaluation.left_out());
+    figures.update({{"lambda", lambda},
+                    {"C", 1 / lambda},
+                    {"iterations", probe.fit.iterations},
+                    {"converged", probe.fit.converged},
+                    {"training_pictures", learning.training},
+                    {"validation_pictures", learning.size() - learning.training},
+                    {"features", test.features.width()},
+                    {"sweep", steps}});
+    return figures;
+  });
 }
 
 }  // namespace clip

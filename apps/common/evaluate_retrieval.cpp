@@ -69,7 +69,7 @@ void evaluate_retrieval_word(int argc, const char* const* argv) {
 
   const LoadedModel& loaded = evaluation.load(Words::kNeeded);
   const auto picture = [&](int64_t i) {
-    return dataset->get(all.samples[static_cast<size_t>(i)], 0).image;
+    return dataset->picture(all.samples[static_cast<size_t>(i)]);
   };
   const NumberedFeatures images =
       picture_features(loaded.clip(), all.size(), picture, evaluation.embedding());
@@ -88,12 +88,14 @@ void evaluate_retrieval_word(int argc, const char* const* argv) {
   std::cout << "\n  recall at                      1          5         10\n";
   print_recalls("caption of a picture", places.of_text);
   print_recalls("picture of a caption", places.of_image);
-  evaluation.write({{"data", data},
-                    {"pictures", pictures.size()},
-                    {"captions", pictures.captions.size()},
-                    {"left_out", evaluation.left_out()},
-                    {"caption_of_picture", recalls(places.of_text)},
-                    {"picture_of_caption", recalls(places.of_image)}});
+  evaluation.write([&] {
+    return nlohmann::ordered_json{{"data", data},
+                                  {"pictures", pictures.size()},
+                                  {"captions", pictures.captions.size()},
+                                  {"left_out", evaluation.left_out()},
+                                  {"caption_of_picture", recalls(places.of_text)},
+                                  {"picture_of_caption", recalls(places.of_image)}};
+  });
 }
 
 }  // namespace clip

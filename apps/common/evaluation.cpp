@@ -1,8 +1,10 @@
 #include "apps/common/evaluation.h"
 
+#include <filesystem>
 #include <iostream>
 
 #include "apps/common/option_values.h"
+#include "models/shard_pattern.h"
 
 namespace po = boost::program_options;
 
@@ -19,6 +21,27 @@ void add_evaluation_options(po::options_description& options) {
   add_model_options(options);
 }
 
+namespace {
+
+/// Files and folders that the options name as inputs, shards one by one.
+std::vector<std::string> files_read(const po::variables_map& values) {
+  std::vector<std::string> files;
+  for (const char* option : {"checkpoint", "data", "train", "test", "validation"}) {
+    if (values.count(option) == 0) continue;
+    const auto input = values[option].as<std::string>();
+    std::error_code ignored;
+    if (std::filesystem::exists(input, ignored)) {
+      files.push_back(input);
+    } else if (!input.empty()) {
+      const std::vector<std::string> shards = expand_shard_pattern(input);
+      files.insert(files.end(), shards.begin(), shards.end());
+    }
+  }
+  return files;
+}
+
+}  // namespace
+
 Evaluation::Evaluation(const po::variables_map& values)
     : checkpoint_(values["checkpoint"].as<std::string>()),
       device_name_(values["device"].as<std::string>()),
@@ -27,7 +50,10 @@ Evaluation::Evaluation(const po::variables_map& values)
       batch_size_(at_least(1, values, "batch-size")),
       workers_(at_least(0, values, "workers")) {
   if (checkpoint_.empty()) throw UsageError("--checkpoint MODEL is needed");
-  if (const auto path = values["json"].as<std::string>(); !path.empty()) json_.emplace(path);
+  if (const auto path = values["json"].as<std::string>(); !path.empty()) {
+    check_output("--json", path, files_read(values), true);
+    json_.emplace(path);
+  }
 }
 
 const LoadedModel& Evaluation::load(Words words) {
@@ -50,10 +76,10 @@ void Evaluation::leave_out(const std::string& sentence) {
   ++left_out_;
 }
 
-void Evaluation::write(const nlohmann::ordered_json& figures) {
+void Evaluation::write(const std::function<nlohmann::ordered_json()>& figures) {
   if (!json_) return;
   const std::string text =
-      figures.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + '\n';
+      figures().dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + '\n';
   json_->write(text.data(), std::ssize(text));
   json_->commit();
 }

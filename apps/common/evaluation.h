@@ -2,6 +2,7 @@
 #pragma once
 
 #include <boost/program_options.hpp>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -17,14 +18,15 @@ namespace clip {
 void evaluate_retrieval_word(int argc, const char* const* argv);
 void evaluate_linear_probe_word(int argc, const char* const* argv);
 
-/// Adds --help, --checkpoint, --json, --batch-size, --workers, --precision, --device and the model's.
+/// Adds --help, --checkpoint, --json, --batch-size, --workers, --precision, --device and the
+/// model's.
 void add_evaluation_options(boost::program_options::options_description& options);
 
-/// What those options say, checked; then the model. Pictures that cannot be read are named on standard
-/// error and counted.
+/// What those options say, checked; then the model. Pictures that cannot be read are named on
+/// standard error and counted.
 class Evaluation {
  public:
-  /// Opens --json's file, so that what would be wrong with it is said first.
+  /// Opens --json's file, which must be none of the inputs: what is wrong with it is said first.
   /// throws clip::Error or UsageError in one sentence
   explicit Evaluation(const boost::program_options::variables_map& values);
 
@@ -34,8 +36,8 @@ class Evaluation {
   EmbeddingOptions embedding(FeatureForm form = FeatureForm::kUnitLength);
   void leave_out(const std::string& sentence);
   int64_t left_out() const { return left_out_; }
-  /// The figures, to the file of --json if there is one.
-  void write(const nlohmann::ordered_json& figures);
+  /// The figures, to the file of --json; not asked for if there is none.
+  void write(const std::function<nlohmann::ordered_json()>& figures);
 
  private:
   std::string checkpoint_, device_name_, precision_;

@@ -1,5 +1,7 @@
 #include "apps/common/option_values.h"
 
+#include <filesystem>
+
 namespace po = boost::program_options;
 
 namespace clip {
@@ -30,6 +32,16 @@ double within(double low, double high, const po::variables_map& values, const st
   if (!(low <= value && value <= high))
     throw UsageError(concat("--", option, " must be from ", low, " to ", high, ", got ", value));
   return value;
+}
+
+void check_output(const std::string& option, const std::string& path,
+                  const std::vector<std::string>& inputs, bool overwrite) {
+  std::error_code ignored;
+  for (const std::string& input : inputs)
+    if (std::filesystem::equivalent(path, input, ignored))
+      throw UsageError(concat(option, " would replace its own input, ", path));
+  if (!overwrite && std::filesystem::exists(path, ignored))
+    throw UsageError(concat(path, " exists; --overwrite replaces it"));
 }
 
 }  // namespace clip

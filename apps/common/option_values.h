@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "engine/check.h"
 
@@ -23,6 +24,11 @@ int64_t at_least(int64_t least, const boost::program_options::variables_map& val
 /// The number that an option has; throws UsageError that names the option if it is not in [low, high].
 double within(double low, double high, const boost::program_options::variables_map& values,
               const std::string& option);
+
+/// Whether the file that an option names may be written.
+/// throws UsageError if it is one of the program's `inputs`, or is there and not to be overwritten
+void check_output(const std::string& option, const std::string& path,
+                  const std::vector<std::string>& inputs, bool overwrite);
 
 /// What the word that an option has stands for.
 /// throws UsageError that names the option and the words there are

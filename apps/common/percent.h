@@ -7,7 +7,7 @@
 
 namespace clip {
 
-/// " 87.50 %", in nine characters up to 100 %.
+/// " 87.50 %", in eight characters up to 100 %.
 inline std::string percent(double share) { return formatted("%6.2f %%", 100 * share); }
 
 }  // namespace clip

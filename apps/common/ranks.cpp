@@ -14,6 +14,7 @@
 
 #include "apps/common/program.h"
 #include "engine/backend.h"
+#include "models/features.h"
 
 namespace clip {
 namespace {
@@ -28,17 +29,6 @@ std::vector<T> gathered(Communicator& comm, const T& mine) {
   comm.wait();
   all.copy_to_host(values.data());
   return values;
-}
-
-std::string text_of_first_rank(Communicator& comm, const std::string& mine) {
-  const int64_t size = gathered(comm, static_cast<int64_t>(mine.size()))[0];
-  std::string text = mine;
-  text.resize(static_cast<size_t>(size));
-  Tensor bytes = Tensor::from_bytes(cpu_backend(), {size}, DType::kU8, text.data());
-  comm.broadcast(bytes, 0);
-  comm.wait();
-  bytes.copy_to_host(text.data());
-  return text;
 }
 
 /// The machine a rank runs on and the cores it may use there.
@@ -96,7 +86,7 @@ void Ranks::meet(const nlohmann::json& facts) {
     return all.contains(key) ? text(all[key]) : "absent";
   };
   const auto mine = facts.flatten();
-  const auto first = nlohmann::json::parse(text_of_first_rank(comm_, text(mine)));
+  const auto first = nlohmann::json::parse(text_of_first_rank(text(mine), comm_));
   for (const nlohmann::json& all : {first, mine})
     for (const auto& item : all.items())
       CLIP_CHECK(value(mine, item.key()) == value(first, item.key()), item.key().substr(1), " is ",
