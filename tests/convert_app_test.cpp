@@ -309,7 +309,7 @@ TEST_F(ConvertApp, AStateDictOfUnknownOriginAsksForTheActivation) {
   expect_refused(convert(arguments), "convert", 2,
                  {"own.safetensors", "QuickGELU or exact GELU", "--force-quick-gelu", "--model"});
   const json report = inspect(own);
-  EXPECT_TRUE(report["activation"].is_null());
+  EXPECT_TRUE(report.at("activation").is_null());
   EXPECT_EQ(report["architecture"]["image"]["heads"], 6);
   converted(own, "open_clip", "out", {"--force-quick-gelu"});
   EXPECT_EQ(load_config(folder_.path("out")).gelu, Gelu::kQuick);
@@ -371,7 +371,7 @@ TEST_F(ConvertApp, InspectNamesAModelWhateverItsPreprocessingAndBothWhereTheActi
   const std::string alone = folder_.path("alone.safetensors");
   fs::copy(folder_.path("own/open_clip_model.safetensors"), alone);
   EXPECT_EQ(inspect(alone)["architecture"]["name"], "emoji");
-  EXPECT_TRUE(inspect(alone)["activation"].is_null());
+  EXPECT_TRUE(inspect(alone).at("activation").is_null());
 }
 
 TEST_F(ConvertApp, InspectTellsWhatIsMissingLeftOverAndNotFinite) {

@@ -250,7 +250,7 @@ TEST_F(EmbedApp, AnEmptyListIsAFileOfNoRows) {
   EXPECT_TRUE(fs::exists(folder_.path("f.txt")));
   const json told = json::parse(embed({"--texts", "list", "--out", "t.npy", "--json"}).out);
   EXPECT_EQ(told["rows"], 0);
-  EXPECT_TRUE(told["first_seconds"].is_null());
+  EXPECT_TRUE(told.at("first_seconds").is_null());
 }
 
 TEST_F(EmbedApp, FilesThatExistAreNotReplacedUnasked) {

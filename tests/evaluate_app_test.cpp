@@ -239,7 +239,7 @@ class EvaluateLinearProbe : public EvaluateApp {
         .rows;
   }
 
-  /// How many of `paths` a probe learned from other paths names right.
+  /// The share of the rows whose label the probe ranks first.
   static double accuracy(const LogisticFit& fit, const Tensor& features,
                          const std::vector<int64_t>& labels) {
     Proportion right;
@@ -332,10 +332,10 @@ TEST_F(EvaluateLinearProbe, ClassesAreMatchedByNameAndOnesWithoutPicturesAreLeft
   const json folders = figures("linear_probe", with(kProbe, {"--c", "1"}));
   const json shown =
       figures("linear_probe", {"--train", "train.csv", "--test", "test.csv", "--c", "1"});
-  EXPECT_EQ(shown["per_class"]["9"], folders["per_class"]["class_2"]);
-  EXPECT_EQ(shown["per_class"]["0"], folders["per_class"]["class_0"]);
-  EXPECT_TRUE(shown["per_class"]["1"].is_null());
-  EXPECT_TRUE(shown["per_class"]["5"].is_null());
+  EXPECT_EQ(shown.at("per_class").at("9"), folders.at("per_class").at("class_2"));
+  EXPECT_EQ(shown.at("per_class").at("0"), folders.at("per_class").at("class_0"));
+  EXPECT_TRUE(shown.at("per_class").at("1").is_null());
+  EXPECT_TRUE(shown.at("per_class").at("5").is_null());
 }
 
 TEST_F(EvaluateLinearProbe, BrokenPicturesAreLeftOut) {

@@ -343,7 +343,7 @@ TEST_F(ZeroShotApp, CsvAndTarShardsCountAsTheSamePicturesInClassFolders) {
 TEST_F(ZeroShotApp, NumberedClassesAreNamedByLabelsOfWhichTheLastMayHaveNoPicture) {
   const Strings paths = write_classes(3);
   write_labelled(folder_, paths, [](int64_t c) { return concat(c); });
-  json expected = zero_shot_json({"--data", "data"});
+  const json expected = zero_shot_json({"--data", "data"});
   const std::string labels = "cat,dog,green bird,house,lion,sea,tree";
   for (const char* data : {"data.csv", "data.tar"}) {
     Strings ask = {"--data", data, "--csv-img-key", "path", "--csv-label-key", "class"};
@@ -353,12 +353,12 @@ TEST_F(ZeroShotApp, NumberedClassesAreNamedByLabelsOfWhichTheLastMayHaveNoPictur
     ask.back() = labels;
     json shown = zero_shot_json(ask);
     for (size_t c = 0; c < kClasses.size(); ++c)
-      EXPECT_EQ(shown["per_class"][concat(c)], expected["per_class"][kClasses[c]]);
-    EXPECT_EQ(shown["top1"], expected["top1"]);
-    EXPECT_EQ(shown["top5"], expected["top5"]);
+      EXPECT_EQ(shown.at("per_class").at(concat(c)), expected.at("per_class").at(kClasses[c]));
+    EXPECT_EQ(shown.at("top1"), expected.at("top1"));
+    EXPECT_EQ(shown.at("top5"), expected.at("top5"));
     ask.back() = labels + ",zebra";
     shown = zero_shot_json(ask);
-    EXPECT_TRUE(shown["per_class"]["7"].is_null());
+    EXPECT_TRUE(shown.at("per_class").at("7").is_null());
     EXPECT_EQ(shown["pictures"], 21);
   }
 }
@@ -463,7 +463,7 @@ TEST_F(ZeroShotApp, BrokenPicturesOfClassFoldersAreSkippedAndNamed) {
   const json shown = zero_shot_json({"--data", "data"});
   EXPECT_EQ(shown["broken"], 2);
   EXPECT_EQ(shown["pictures"], 14);
-  EXPECT_TRUE(shown["per_class"]["zebra"].is_null());
+  EXPECT_TRUE(shown.at("per_class").at("zebra").is_null());
   EXPECT_TRUE(shown["per_class"]["cat"].is_number());
 }
 
