@@ -1,8 +1,6 @@
 // apps/convert and apps/inspect from outside: every way there and back keeps every bit.
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
-#include <csignal>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -14,6 +12,7 @@
 #include "tests/app_process.h"
 #include "tests/app_samples.h"
 #include "tests/error_message.h"
+#include "tests/file_size_limit.h"
 #include "tests/reference_path.h"
 #include "tests/small_checkpoint.h"
 #include "tests/tiny_clip.h"
@@ -56,20 +55,6 @@ std::vector<float> numbers_of(const Weight& weight) {
   std::vector<float> numbers(static_cast<size_t>(weight.numel()));
   weight.read(DType::kF32, numbers.data());
   return numbers;
-}
-
-/// What `function` returns while no file may be longer than a page, as on a full disk.
-template <class Function>
-auto with_small_files_only(const Function& function) {
-  rlimit old{};
-  ::getrlimit(RLIMIT_FSIZE, &old);
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  const rlimit small = {4096, old.rlim_max};
-  ::setrlimit(RLIMIT_FSIZE, &small);
-  const auto result = function();
-  ::setrlimit(RLIMIT_FSIZE, &old);
-  std::signal(SIGXFSZ, handler);
-  return result;
 }
 
 void expect_same_bits(const std::string& a, const std::string& b) {
@@ -174,8 +159,10 @@ TEST_F(ConvertApp, RefusesWhatAnotherLibrarysFilesCannotSay) {
 TEST_F(ConvertApp, AFailureNamesTheFolderAskedForAndLeavesNothing) {
   const std::string out = folder_.path("out");
   ClipModel model(tiny_config(), cpu_backend());
-  const std::string message = with_small_files_only(
-      [&] { return error_message([&] { export_model(out, model, nullptr, {}); }); });
+  const std::string message = error_message([&] {
+    const FileSizeLimit limit(4096);
+    export_model(out, model, nullptr, {});
+  });
   EXPECT_TRUE(says(message, out + "/open_clip_model.safetensors", "File too large")) << message;
   EXPECT_FALSE(fs::exists(out));
   EXPECT_FALSE(holds_temporaries(folder_.path()));
