@@ -31,19 +31,15 @@ class ConvertApp : public ::testing::Test {
 
   /// Converts and expects it to work; returns the folder written.
   std::string converted(const std::string& from, const std::string& to, const std::string& out,
-                        Strings more = {}) {
-    Strings arguments = {from, "--to", to, "--out", out};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    const AppResult result = convert(arguments);
+                        const Strings& more = {}) {
+    const AppResult result = convert(with({from, "--to", to, "--out", out}, more));
     EXPECT_EQ(result.status, 0) << result.err;
     EXPECT_FALSE(holds_temporaries(folder_.path()));
     return folder_.path(out);
   }
 
-  json inspect(const std::string& path, Strings more = {}) {
-    Strings arguments = {path, "--json"};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    const AppResult result = run_app("inspect", arguments, folder_);
+  json inspect(const std::string& path, const Strings& more = {}) {
+    const AppResult result = run_app("inspect", with({path, "--json"}, more), folder_);
     EXPECT_EQ(result.status, 0) << result.err;
     return json::parse(result.out);
   }

@@ -8,8 +8,6 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "models/checkpoint.h"
-#include "models/clip.h"
 #include "models/labelled_pictures.h"
 #include "models/safetensors.h"
 #include "models/zero_shot.h"
@@ -29,30 +27,18 @@ const Strings kWords = {"cat", "dog", "green bird", "house", "lion", "sea", "tre
 using Templates = std::vector<std::pair<std::string, std::string>>;
 const Templates kPhoto = {{"a photo of a ", ""}};
 
-/// A model of random weights as checkpoint "runs/a/checkpoints/step_7" of a folder.
-class ZeroShotApp : public testing::Test {
+/// The model is a checkpoint of the run "runs/a"; three pictures lie beside it.
+class ZeroShotApp : public AppWithModel {
  protected:
-  ZeroShotApp()
-      : tokenizer_(Tokenizer::learn({"a photo of a cat", "a drawing of a house by the sea"}, 530)),
-        model_(config(), cpu_backend()) {
-    initialize(model_.parameters, config(), 5);
-    save_checkpoint(checkpoint(), config(), model_.parameters, tokenizer_, nullptr);
+  ZeroShotApp() : AppWithModel("runs/a/checkpoints/step_7") {
     for (int64_t i = 0; i < 3; ++i)
       save_png(noise_picture(24, 20, static_cast<uint64_t>(i)), folder_.path(concat(i, ".png")));
-  }
-
-  static ClipConfig config() {
-    ClipConfig config = config_from_json(kSmallModel, "test");
-    config.text.vocab_size = 530;
-    return config;
   }
 
   std::string checkpoint() const { return folder_.path("runs/a/checkpoints/step_7"); }
 
   AppResult zero_shot(const Strings& own) const {
-    Strings all = {"--checkpoint", "runs/a", "--device", "cpu"};
-    all.insert(all.end(), own.begin(), own.end());
-    return run_app("zero_shot", all, folder_);
+    return run_app("zero_shot", with({"--checkpoint", "runs/a", "--device", "cpu"}, own), folder_);
   }
 
   json zero_shot_json(const Strings& own) const {
@@ -131,10 +117,6 @@ class ZeroShotApp : public testing::Test {
     }
     return paths;
   }
-
-  ScratchFolder folder_;
-  Tokenizer tokenizer_;
-  ClipModel model_;
 };
 
 TEST_F(ZeroShotApp, HelpShowsDefaultsAndExamples) {
@@ -195,11 +177,7 @@ TEST_F(ZeroShotApp, SeveralTemplatesAreAveragedAsUnitVectors) {
 TEST_F(ZeroShotApp, PromptsOfEachClassAreAveragedWithWhatTemplatesThereAre) {
   const Strings labels = {"cat", "green bird"},
                 ask = {"--images", "0.png", "--labels", "cat,green bird"};
-  const auto shown = [&](const Strings& more) {
-    Strings all = ask;
-    all.insert(all.end(), more.begin(), more.end());
-    return zero_shot_json(all);
-  };
+  const auto shown = [&](const Strings& more) { return zero_shot_json(with(ask, more)); };
   folder_.write("prompts.json", prompts_json({"cat", "green_bird", "unused"}));
   expect_guesses(
       shown({"--prompts", "prompts.json"})[0]["guesses"], labels,
@@ -244,9 +222,7 @@ TEST_F(ZeroShotApp, ALabelsFileHoldsALabelALineCommasIncluded) {
 TEST_F(ZeroShotApp, TopKShowsTheBestOnly) {
   const Strings labels = {"--images", "0.png", "--labels", "cat,dog,sea,tree,lion,house"};
   const auto shown = [&](const Strings& more) {
-    Strings all = labels;
-    all.insert(all.end(), more.begin(), more.end());
-    return zero_shot_json(all)[0]["guesses"];
+    return zero_shot_json(with(labels, more))[0]["guesses"];
   };
   const json all = shown({"--top-k", "99"});
   ASSERT_EQ(all.size(), 6u);
@@ -518,9 +494,8 @@ TEST_F(ZeroShotApp, ASavedClassifierIsUsedByTheNextRunOfTheSameWords) {
 TEST_F(ZeroShotApp, SaysWhyItTakesTheCpuBesideWhatItPrints) {
   const Strings question = {"--images", "0.png", "--labels", "cat,dog", "--json"};
   const AppResult named = zero_shot(question);
-  Strings all = {"--checkpoint", "runs/a"};
-  all.insert(all.end(), question.begin(), question.end());
-  const AppResult chosen = run_app("zero_shot", all, folder_);
+  const AppResult chosen =
+      run_app("zero_shot", with({"--checkpoint", "runs/a"}, question), folder_);
   const std::string why = why_the_cpu();
   EXPECT_EQ(chosen.err, why.empty() ? "" : "device " + why);
   EXPECT_EQ(json::parse(chosen.out).size(), 1);
@@ -530,8 +505,7 @@ TEST_F(ZeroShotApp, SaysWhyItTakesTheCpuBesideWhatItPrints) {
 TEST_F(ZeroShotApp, TakesARunOrOneOfItsCheckpoints) {
   const Strings question = {"--images", "0.png", "--labels", "cat,dog"};
   const AppResult of_run = zero_shot(question);
-  Strings all = {"--checkpoint", "runs/a/checkpoints/step_7"};
-  all.insert(all.end(), question.begin(), question.end());
+  const Strings all = with({"--checkpoint", "runs/a/checkpoints/step_7"}, question);
   const AppResult of_checkpoint = run_app("zero_shot", all, folder_);
   EXPECT_EQ(of_checkpoint.status, 0) << of_checkpoint.err;
   EXPECT_EQ(of_checkpoint.out, of_run.out);
