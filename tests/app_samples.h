@@ -1,11 +1,15 @@
 // A model and pairs so small that a program trains on them in a second.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <string>
 #include <vector>
 
 #include "engine/backend.h"
 #include "engine/random.h"
+#include "models/checkpoint.h"
+#include "models/clip.h"
 #include "models/image.h"
 #include "tests/dataset_samples.h"
 #include "tests/scratch_folder.h"
@@ -70,5 +74,27 @@ inline void write_pairs(const ScratchFolder& folder, const std::string& name, in
   folder.write(name + ".tsv", tsv);
   write_tar(folder, name + ".tar", members);
 }
+
+/// What tests of programs that use a model share: one of random weights, here and as a checkpoint.
+class AppWithModel : public testing::Test {
+ protected:
+  /// checkpoint    its place in the folder
+  explicit AppWithModel(const std::string& checkpoint)
+      : tokenizer_(Tokenizer::learn({"a photo of a cat", "a drawing of a house by the sea"}, 530)),
+        model_(config(), cpu_backend()) {
+    initialize(model_.parameters, config(), 5);
+    save_checkpoint(folder_.path(checkpoint), config(), model_.parameters, tokenizer_, nullptr);
+  }
+
+  static ClipConfig config() {
+    ClipConfig config = config_from_json(kSmallModel, "test");
+    config.text.vocab_size = 530;
+    return config;
+  }
+
+  ScratchFolder folder_;
+  Tokenizer tokenizer_;
+  ClipModel model_;
+};
 
 }  // namespace clip

@@ -142,17 +142,23 @@ TEST(Tape, SaysWhenALeafsGradientIsComplete) {
   EXPECT_EQ(order, (std::vector<std::string>{"late", "early"}));
 }
 
+/// Of how many leaves a forward of shape [3, 8] and its backward say that the gradient is complete.
+template <class Forward>
+int64_t leaves_completed(const Forward& forward) {
+  Tape tape;
+  const Variable y = forward();
+  int64_t completed = 0;
+  tape.backward({y}, {ones({3, 8})}, [&](const Variable&) { ++completed; });
+  return completed;
+}
+
 TEST(Tape, ForgetsTheUsesOfAForwardThatHadNoBackward) {
   const Variable x = random_variable({3, 8}, 0, false), weight = random_variable({8, 8}, 1);
   {
     Tape tape;
     linear(x, weight);
   }
-  Tape tape;
-  const Variable y = linear(x, weight);
-  int64_t ready = 0;
-  tape.backward({y}, {ones({3, 8})}, [&](const Variable&) { ++ready; });
-  EXPECT_EQ(ready, 1);
+  EXPECT_EQ(leaves_completed([&] { return linear(x, weight); }), 1);
 }
 
 TEST(Tape, ForgetsTheUsesOfABackwardThatThrows) {
@@ -163,11 +169,7 @@ TEST(Tape, ForgetsTheUsesOfABackwardThatThrows) {
                               [](const Tensor&) { throw Error("no memory"); });
     EXPECT_THROW(tape.backward({y}, {ones({3, 8})}), Error);
   }
-  Tape tape;
-  const Variable y = linear(x, weight);
-  int64_t ready = 0;
-  tape.backward({y}, {ones({3, 8})}, [&](const Variable&) { ++ready; });
-  EXPECT_EQ(ready, 1);
+  EXPECT_EQ(leaves_completed([&] { return linear(x, weight); }), 1);
 }
 
 TEST(Tape, ForgetsTheUsesOfABackwardWhoseListenerThrows) {
@@ -179,11 +181,7 @@ TEST(Tape, ForgetsTheUsesOfABackwardWhoseListenerThrows) {
     const auto refuse = [](const Variable&) { throw Error("the ranks are gone"); };
     EXPECT_THROW(tape.backward({y}, {ones({3, 8})}, refuse), Error);
   }
-  Tape tape;
-  const Variable y = linear(x, weight, bias);
-  int64_t ready = 0;
-  tape.backward({y}, {ones({3, 8})}, [&](const Variable&) { ++ready; });
-  EXPECT_EQ(ready, 2);
+  EXPECT_EQ(leaves_completed([&] { return linear(x, weight, bias); }), 2);
 }
 
 struct TwoParameters {
@@ -259,11 +257,14 @@ class SumsOnTheirWay final : public Communicator {
   void barrier() override {}
   void wait() override {
     for (const auto& [range, at_start] : started_) EXPECT_EQ(range.to_vector<double>(), at_start);
+    arrived_ += started_.size();
     started_.clear();
   }
-  size_t started() const { return started_.size(); }
+  size_t started() const { return started_.size(); }  ///< still on their way
+  size_t arrived() const { return arrived_; }         ///< by wait()
 
  private:
+  size_t arrived_ = 0;
   std::vector<std::pair<Tensor, std::vector<double>>> started_;
 };
 
@@ -280,6 +281,8 @@ TEST(GradientReducer, StartsTheSumOfARangeAsSoonAsItsParametersAreDone) {
   reducer.ready(model.vector);  // the flat buffer's first
   EXPECT_EQ(comm.started(), 1u);
   reducer.finish();
+  EXPECT_EQ(comm.started(), 0u);
+  EXPECT_EQ(comm.arrived(), 2u);  // the matrix's range too
 }
 
 TEST(GradientReducer, AParameterThatBackwardDidNotReachIsZeroBeforeItsSumStarts) {
@@ -295,6 +298,8 @@ TEST(GradientReducer, AParameterThatBackwardDidNotReachIsZeroBeforeItsSumStarts)
   tape.backward({linear(x, model.matrix)}, {ones({4, 3})},
                 [&](const Variable& leaf) { reducer.ready(leaf); });
   reducer.finish();
+  EXPECT_EQ(comm.started(), 0u);
+  EXPECT_EQ(comm.arrived(), 2u);
   for (const double value : model.vector.grad().to_vector<double>()) EXPECT_EQ(value, 0.0);
 }
 

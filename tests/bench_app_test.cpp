@@ -17,9 +17,9 @@ class BenchApp : public testing::Test {
   BenchApp() { folder_.write("m.json", kSmallModel); }
 
   AppResult bench(const Strings& own) const {
-    Strings all = {"--device", "cpu", "--batch-size", "4", "--text-length", "5",
-                   "--steps",  "3",   "--warmup",     "1", "--json"};
-    all.insert(all.end(), own.begin(), own.end());
+    const Strings all = with({"--device", "cpu", "--batch-size", "4", "--text-length", "5",
+                              "--steps", "3", "--warmup", "1", "--json"},
+                             own);
     return run_app("bench", all, folder_);
   }
   json last_line(const Strings& own) const {
@@ -104,8 +104,8 @@ TEST_F(BenchApp, TellsOfManyRanksWhatAddsUp) {
 
 TEST_F(BenchApp, OpensNoDeviceForWhatItComputesOnPaper) {
   const auto scale = [&](const Strings& own) {
-    Strings all = {"--scale", "m.json", "--text-length", "5", "--device", "cuda:99"};
-    all.insert(all.end(), own.begin(), own.end());
+    const Strings all =
+        with({"--scale", "m.json", "--text-length", "5", "--device", "cuda:99"}, own);
     return run_app("bench", all, folder_);
   };
   const AppResult result = scale({"--tflops", "0.001", "--precision", "bf16"});

@@ -71,6 +71,19 @@ TEST_F(CheckLayers, FindsProductCodeIncludingTests) {
   expect_breach("autograd/tape.cpp:1: autograd/ must not include tests/");
 }
 
+TEST_F(CheckLayers, AllowsTheBenchmarkOfOpsTheirCasesAlone) {
+  tree_.write("apps/common/bench_ops.cpp", "#include \"tests/op_cases.h\"\n");
+  const CommandResult result = check();
+  EXPECT_EQ(result.status, 0) << result.output;
+  tree_.write("apps/common/bench_ops.cpp", "#include \"tests/tiny_clip.h\"\n");
+  expect_breach("apps/common/bench_ops.cpp:1: apps/ must not include tests/ (tests/tiny_clip.h)");
+}
+
+TEST_F(CheckLayers, AllowsTheCasesOfOpsToTheirBenchmarkAlone) {
+  tree_.write("apps/common/bench_scale.cpp", "#include \"tests/op_cases.h\"\n");
+  expect_breach("apps/common/bench_scale.cpp:1: apps/ must not include tests/ (tests/op_cases.h)");
+}
+
 TEST_F(CheckLayers, FindsIncludesThatAreNotWrittenFromTheRoot) {
   tree_.write("models/clip.cpp", "#include \"../engine/check.h\"\n");
   expect_breach(

@@ -22,8 +22,8 @@ namespace clip {
 
 inline constexpr int kCannotTest = 77;  ///< exit status of a child that may not do what it tests
 
-/// Runs body() in a child and returns the status it returns; 99 if it throws, -1 if it dies of a
-/// signal. The child has no OpenMP team: it must not run parallel loops.
+/// Runs body() in a child and returns the status it returns; 99 if it throws, minus the signal's
+/// number if it dies of one. The child has no OpenMP team: it must not run parallel loops.
 template <class Body>
 int in_child(const Body& body) {
   std::fflush(nullptr);
@@ -39,7 +39,7 @@ int in_child(const Body& body) {
   }
   int status = 0;
   ::waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
 /// In a child: own mounts; one who is not root gets a user namespace with himself as its root.

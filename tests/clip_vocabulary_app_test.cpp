@@ -41,16 +41,15 @@ class ClipVocabularyApp : public testing::Test {
   }
 
   AppResult zero_shot(const Strings& own) const {
-    Strings all = {"--checkpoint", "m",     "--device", "cpu",
-                   "--images",     "a.png", "--labels", "cat,dog"};
-    all.insert(all.end(), own.begin(), own.end());
+    const Strings all = with(
+        {"--checkpoint", "m", "--device", "cpu", "--images", "a.png", "--labels", "cat,dog"}, own);
     return run_app("zero_shot", all, folder_);
   }
 
   AppResult train(const Strings& own) const {
-    Strings all = {"--pretrained", "m", "--train-data", "pairs.csv", "--steps", "0",
-                   "--batch-size", "8", "--device",     "cpu",       "--name",  "a"};
-    all.insert(all.end(), own.begin(), own.end());
+    const Strings all = with({"--pretrained", "m", "--train-data", "pairs.csv", "--steps", "0",
+                              "--batch-size", "8", "--device", "cpu", "--name", "a"},
+                             own);
     return run_app("train", all, folder_);
   }
 

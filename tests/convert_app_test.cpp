@@ -1,8 +1,6 @@
 // apps/convert and apps/inspect from outside: every way there and back keeps every bit.
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
-#include <csignal>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -14,6 +12,7 @@
 #include "tests/app_process.h"
 #include "tests/app_samples.h"
 #include "tests/error_message.h"
+#include "tests/file_size_limit.h"
 #include "tests/reference_path.h"
 #include "tests/small_checkpoint.h"
 #include "tests/tiny_clip.h"
@@ -32,19 +31,15 @@ class ConvertApp : public ::testing::Test {
 
   /// Converts and expects it to work; returns the folder written.
   std::string converted(const std::string& from, const std::string& to, const std::string& out,
-                        Strings more = {}) {
-    Strings arguments = {from, "--to", to, "--out", out};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    const AppResult result = convert(arguments);
+                        const Strings& more = {}) {
+    const AppResult result = convert(with({from, "--to", to, "--out", out}, more));
     EXPECT_EQ(result.status, 0) << result.err;
     EXPECT_FALSE(holds_temporaries(folder_.path()));
     return folder_.path(out);
   }
 
-  json inspect(const std::string& path, Strings more = {}) {
-    Strings arguments = {path, "--json"};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    const AppResult result = run_app("inspect", arguments, folder_);
+  json inspect(const std::string& path, const Strings& more = {}) {
+    const AppResult result = run_app("inspect", with({path, "--json"}, more), folder_);
     EXPECT_EQ(result.status, 0) << result.err;
     return json::parse(result.out);
   }
@@ -56,20 +51,6 @@ std::vector<float> numbers_of(const Weight& weight) {
   std::vector<float> numbers(static_cast<size_t>(weight.numel()));
   weight.read(DType::kF32, numbers.data());
   return numbers;
-}
-
-/// What `function` returns while no file may be longer than a page, as on a full disk.
-template <class Function>
-auto with_small_files_only(const Function& function) {
-  rlimit old{};
-  ::getrlimit(RLIMIT_FSIZE, &old);
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  const rlimit small = {4096, old.rlim_max};
-  ::setrlimit(RLIMIT_FSIZE, &small);
-  const auto result = function();
-  ::setrlimit(RLIMIT_FSIZE, &old);
-  std::signal(SIGXFSZ, handler);
-  return result;
 }
 
 void expect_same_bits(const std::string& a, const std::string& b) {
@@ -174,8 +155,10 @@ TEST_F(ConvertApp, RefusesWhatAnotherLibrarysFilesCannotSay) {
 TEST_F(ConvertApp, AFailureNamesTheFolderAskedForAndLeavesNothing) {
   const std::string out = folder_.path("out");
   ClipModel model(tiny_config(), cpu_backend());
-  const std::string message = with_small_files_only(
-      [&] { return error_message([&] { export_model(out, model, nullptr, {}); }); });
+  const std::string message = error_message([&] {
+    const FileSizeLimit limit(4096);
+    export_model(out, model, nullptr, {});
+  });
   EXPECT_TRUE(says(message, out + "/open_clip_model.safetensors", "File too large")) << message;
   EXPECT_FALSE(fs::exists(out));
   EXPECT_FALSE(holds_temporaries(folder_.path()));
@@ -309,7 +292,7 @@ TEST_F(ConvertApp, AStateDictOfUnknownOriginAsksForTheActivation) {
   expect_refused(convert(arguments), "convert", 2,
                  {"own.safetensors", "QuickGELU or exact GELU", "--force-quick-gelu", "--model"});
   const json report = inspect(own);
-  EXPECT_TRUE(report["activation"].is_null());
+  EXPECT_TRUE(report.at("activation").is_null());
   EXPECT_EQ(report["architecture"]["image"]["heads"], 6);
   converted(own, "open_clip", "out", {"--force-quick-gelu"});
   EXPECT_EQ(load_config(folder_.path("out")).gelu, Gelu::kQuick);
@@ -371,7 +354,7 @@ TEST_F(ConvertApp, InspectNamesAModelWhateverItsPreprocessingAndBothWhereTheActi
   const std::string alone = folder_.path("alone.safetensors");
   fs::copy(folder_.path("own/open_clip_model.safetensors"), alone);
   EXPECT_EQ(inspect(alone)["architecture"]["name"], "emoji");
-  EXPECT_TRUE(inspect(alone)["activation"].is_null());
+  EXPECT_TRUE(inspect(alone).at("activation").is_null());
 }
 
 TEST_F(ConvertApp, InspectTellsWhatIsMissingLeftOverAndNotFinite) {

@@ -16,6 +16,12 @@ namespace clip {
 
 using Strings = std::vector<std::string>;
 
+/// Both, one after the other.
+inline Strings with(Strings first, const Strings& more) {
+  first.insert(first.end(), more.begin(), more.end());
+  return first;
+}
+
 /// A picture of one pixel, told apart by its red value; decoders go by the bytes, not by the name.
 inline std::string picture(int red) {
   std::string bytes = "P6\n1 1\n255\n";

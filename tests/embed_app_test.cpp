@@ -8,8 +8,6 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "models/checkpoint.h"
-#include "models/clip.h"
 #include "models/embedding_stream.h"
 #include "models/features.h"
 #include "models/preprocess.h"
@@ -65,14 +63,10 @@ void expect_near(const Array& array, const std::vector<float>& expected, double 
     ASSERT_NEAR(array.values[i], expected[i], tolerance) << "value " << i;
 }
 
-/// A model of random weights as a checkpoint, and pictures of many sizes and kinds.
-class EmbedApp : public testing::Test {
+/// Besides the model, pictures of many sizes and kinds.
+class EmbedApp : public AppWithModel {
  protected:
-  EmbedApp()
-      : tokenizer_(Tokenizer::learn({"a photo of a cat", "a drawing of a house by the sea"}, 530)),
-        model_(config(), cpu_backend()) {
-    initialize(model_.parameters, config(), 5);
-    save_checkpoint(folder_.path("model"), config(), model_.parameters, tokenizer_, nullptr);
+  EmbedApp() : AppWithModel("model") {
     for (int64_t i = 0; i < kPictures; ++i) {
       paths_.push_back(concat("pictures/", i % 2 == 0 ? "even/" : "odd/", sample_name(i), ".png"));
       save_png(noise_picture(17 + 9 * i, 40 - i, static_cast<uint64_t>(i)),
@@ -80,17 +74,6 @@ class EmbedApp : public testing::Test {
     }
     std::sort(paths_.begin(), paths_.end());
     folder_.write("pictures/notes.txt", "no picture");
-  }
-
-  static ClipConfig config() {
-    ClipConfig config = config_from_json(kSmallModel, "test");
-    config.text.vocab_size = 530;
-    return config;
-  }
-
-  static Strings with(Strings first, const Strings& more) {
-    first.insert(first.end(), more.begin(), more.end());
-    return first;
   }
 
   AppResult embed(const Strings& own, const Strings& launcher = {}) const {
@@ -122,9 +105,6 @@ class EmbedApp : public testing::Test {
     return folder_.write("list", text);
   }
 
-  ScratchFolder folder_;
-  Tokenizer tokenizer_;
-  ClipModel model_;
   Strings paths_;
 };
 
@@ -250,7 +230,7 @@ TEST_F(EmbedApp, AnEmptyListIsAFileOfNoRows) {
   EXPECT_TRUE(fs::exists(folder_.path("f.txt")));
   const json told = json::parse(embed({"--texts", "list", "--out", "t.npy", "--json"}).out);
   EXPECT_EQ(told["rows"], 0);
-  EXPECT_TRUE(told["first_seconds"].is_null());
+  EXPECT_TRUE(told.at("first_seconds").is_null());
 }
 
 TEST_F(EmbedApp, FilesThatExistAreNotReplacedUnasked) {

@@ -6,8 +6,6 @@
 #include <nlohmann/json.hpp>
 
 #include "engine/random.h"
-#include "models/checkpoint.h"
-#include "models/clip.h"
 #include "models/embedding_stream.h"
 #include "models/evaluation.h"
 #include "models/features.h"
@@ -23,26 +21,13 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-/// A model of random weights as a checkpoint.
-class EvaluateApp : public testing::Test {
+class EvaluateApp : public AppWithModel {
  protected:
-  EvaluateApp()
-      : tokenizer_(Tokenizer::learn({"a photo of a cat", "a drawing of a house by the sea"}, 530)),
-        model_(config(), cpu_backend()) {
-    initialize(model_.parameters, config(), 5);
-    save_checkpoint(folder_.path("model"), config(), model_.parameters, tokenizer_, nullptr);
-  }
-
-  static ClipConfig config() {
-    ClipConfig config = config_from_json(kSmallModel, "test");
-    config.text.vocab_size = 530;
-    return config;
-  }
+  EvaluateApp() : AppWithModel("model") {}
 
   AppResult evaluate(const std::string& word, const Strings& own) const {
-    Strings all = {word, "--checkpoint", "model", "--device", "cpu"};
-    all.insert(all.end(), own.begin(), own.end());
-    return run_app("evaluate", all, folder_);
+    return run_app("evaluate", with({word, "--checkpoint", "model", "--device", "cpu"}, own),
+                   folder_);
   }
 
   json figures(const std::string& word, Strings own) const {
@@ -58,10 +43,6 @@ class EvaluateApp : public testing::Test {
                            config().vision.image_size, {});
     });
   }
-
-  ScratchFolder folder_;
-  Tokenizer tokenizer_;
-  ClipModel model_;
 };
 
 /// 31 pictures with 1 to 3 captions each, as data.csv (shuffled rows), data.tar and data/.
@@ -239,18 +220,13 @@ class EvaluateLinearProbe : public EvaluateApp {
         .rows;
   }
 
-  /// How many of `paths` a probe learned from other paths names right.
+  /// The share of the rows whose label the probe ranks first.
   static double accuracy(const LogisticFit& fit, const Tensor& features,
                          const std::vector<int64_t>& labels) {
     Proportion right;
     const auto ranked = fit.classifier.ranked(features, 1);
     for (size_t i = 0; i < labels.size(); ++i) right.count(ranked[i][0] == labels[i]);
     return right.value();
-  }
-
-  static Strings with(Strings first, const Strings& more) {
-    first.insert(first.end(), more.begin(), more.end());
-    return first;
   }
 };
 
@@ -332,10 +308,10 @@ TEST_F(EvaluateLinearProbe, ClassesAreMatchedByNameAndOnesWithoutPicturesAreLeft
   const json folders = figures("linear_probe", with(kProbe, {"--c", "1"}));
   const json shown =
       figures("linear_probe", {"--train", "train.csv", "--test", "test.csv", "--c", "1"});
-  EXPECT_EQ(shown["per_class"]["9"], folders["per_class"]["class_2"]);
-  EXPECT_EQ(shown["per_class"]["0"], folders["per_class"]["class_0"]);
-  EXPECT_TRUE(shown["per_class"]["1"].is_null());
-  EXPECT_TRUE(shown["per_class"]["5"].is_null());
+  EXPECT_EQ(shown.at("per_class").at("9"), folders.at("per_class").at("class_2"));
+  EXPECT_EQ(shown.at("per_class").at("0"), folders.at("per_class").at("class_0"));
+  EXPECT_TRUE(shown.at("per_class").at("1").is_null());
+  EXPECT_TRUE(shown.at("per_class").at("5").is_null());
 }
 
 TEST_F(EvaluateLinearProbe, BrokenPicturesAreLeftOut) {

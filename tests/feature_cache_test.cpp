@@ -2,11 +2,9 @@
 #include "models/feature_cache.h"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <cmath>
-#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -15,6 +13,7 @@
 #include "engine/random.h"
 #include "tests/counting_backend.h"
 #include "tests/error_message.h"
+#include "tests/file_size_limit.h"
 #include "tests/scratch_folder.h"
 #include "tests/tiny_clip.h"
 
@@ -35,24 +34,6 @@ bool is_empty(FeatureFile& file, int64_t sample, uint64_t input) {
   Floats found(3);
   return !file.find(sample, input, found.data());
 }
-
-/// No file of this process may become longer while it lives.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit = {bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_{};
-  void (*handler_)(int);
-};
 
 /// Overwrites one byte.
 void damage(const std::string& path, int64_t place) {

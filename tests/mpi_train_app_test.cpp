@@ -23,24 +23,10 @@ class MpiTrainApp : public TrainApp {
 
   /// Trains on pairs.csv, `pairs` of a rank's micro-batch.
   Strings arguments(const std::string& name, int64_t pairs, const Strings& own) const {
-    Strings all = {"--model",
-                   "m.json",
-                   "--train-data",
-                   "pairs.csv",
-                   "--device",
-                   "cpu",
-                   "--name",
-                   name,
-                   "--batch-size",
-                   concat(pairs),
-                   "--workers",
-                   "1",
-                   "--log-every-n-steps",
-                   "1",
-                   "--save-frequency",
-                   "0"};
-    all.insert(all.end(), own.begin(), own.end());
-    return all;
+    return with({"--model", "m.json", "--train-data", "pairs.csv", "--device", "cpu", "--name",
+                 name, "--batch-size", concat(pairs), "--workers", "1", "--log-every-n-steps", "1",
+                 "--save-frequency", "0"},
+                own);
   }
   AppResult train_on(int64_t ranks, const Strings& all) const {
     return AppProcess("train", all, folder_, ".stdout", mpirun(ranks)).wait();

@@ -34,18 +34,6 @@ std::vector<std::vector<int32_t>> draw_texts(const TextConfig& config) {
   return texts;
 }
 
-double difference(const std::vector<float>& ours, const std::vector<double>& theirs) {
-  CLIP_CHECK(ours.size() == theirs.size(), "the reference has ", theirs.size(), " numbers, we ",
-             ours.size());
-  double largest = 0, apart = 0;
-  for (size_t i = 0; i < ours.size(); ++i) {
-    largest = std::max(largest, std::abs(theirs[i]));
-    const double error = std::abs(ours[i] - theirs[i]);
-    apart = error <= apart ? apart : error;  // a NaN stays
-  }
-  return apart / largest;
-}
-
 // The row of b that is most like each row of a, by cosine.
 template <class T>
 std::vector<size_t> matches(const std::vector<T>& a, const std::vector<T>& b, size_t width) {
@@ -68,6 +56,19 @@ std::vector<size_t> matches(const std::vector<T>& a, const std::vector<T>& b, si
 
 }  // namespace
 
+double relative_difference(const std::vector<float>& ours, const std::vector<double>& theirs) {
+  CLIP_CHECK(ours.size() == theirs.size(), "the reference has ", theirs.size(), " numbers, we ",
+             ours.size());
+  double largest = 0, apart = 0;
+  for (size_t i = 0; i < ours.size(); ++i) {
+    const double error = std::abs(ours[i] - theirs[i]);
+    if (std::isnan(error)) return error;  // std::max would drop it
+    largest = std::max(largest, std::abs(theirs[i]));
+    apart = std::max(apart, error);
+  }
+  return apart / largest;
+}
+
 FeatureDifference compare_features(const std::string& path, const WeightChoice& choice,
                                    const nlohmann::json& reference) {
   const ClipConfig config = load_config(path, choice);
@@ -83,8 +84,8 @@ FeatureDifference compare_features(const std::string& path, const WeightChoice& 
   const std::vector<double> their_texts = reference.at("text_features");
   const auto width = static_cast<size_t>(config.embed_dim);
   return {
-      .image = difference(images, their_images),
-      .text = difference(texts, their_texts),
+      .image = relative_difference(images, their_images),
+      .text = relative_difference(texts, their_texts),
       .same_matches = matches(images, texts, width) == matches(their_images, their_texts, width) &&
                       matches(texts, images, width) == matches(their_texts, their_images, width)};
 }

@@ -3,10 +3,15 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "models/checkpoint.h"
 
 namespace clip {
+
+/// Largest difference of two numbers at one place, as a share of the largest of theirs; NaN where
+/// either list holds a NaN.
+double relative_difference(const std::vector<float>& ours, const std::vector<double>& theirs);
 
 /// Largest difference of a component, as a share of the largest component, and whether every text
 /// is most like the same picture, and every picture like the same text, in both.

@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/app_process.h"
-#include "tests/app_samples.h"
+#include <filesystem>
+
+#include "tests/dataset_samples.h"
 #include "tests/error_message.h"
+#include "tests/scratch_folder.h"
 
 namespace clip {
 namespace {

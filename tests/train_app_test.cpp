@@ -175,8 +175,7 @@ TEST_F(TrainApp, AutomaticPrecisionIsWhatTheProcessorIsFastIn) {
 TEST_F(TrainApp, TheSamePairsTrainTheSameFromEveryKindOfData) {
   const Strings same_order = {"--steps", "4", "--no-shuffle", "--augment", "none"};
   for (const std::string data : {"pairs.csv", "pairs.tsv", "pairs", "pairs.tar"}) {
-    Strings arguments = options({"--train-data", data, "--name", data});
-    arguments.insert(arguments.end(), same_order.begin(), same_order.end());
+    const Strings arguments = with(options({"--train-data", data, "--name", data}), same_order);
     const AppResult result = run_app("train", arguments, folder_);
     ASSERT_EQ(result.status, 0) << result.err;
     expect_contains(result.out, "24 samples");
@@ -188,8 +187,7 @@ TEST_F(TrainApp, TheSamePairsTrainTheSameFromEveryKindOfData) {
 TEST_F(TrainApp, WithoutShuffleAndAugmentTheSeedMakesNoBatch) {
   ASSERT_EQ(train("start", {"--steps", "0"}).status, 0);
   const auto trained = [&](const std::string& name, const std::string& seed, const Strings& more) {
-    Strings own = {"--pretrained", "runs/start", "--steps", "3", "--seed", seed};
-    own.insert(own.end(), more.begin(), more.end());
+    const Strings own = with({"--pretrained", "runs/start", "--steps", "3", "--seed", seed}, more);
     EXPECT_EQ(train(name, own).status, 0);
     return weights(name, 3);
   };
@@ -291,10 +289,9 @@ TEST_F(TrainApp, MeasuresEmojiScenesAndTheCommandItNamesWorks) {
 TEST_F(TrainApp, AResNetLearnsScenesAndGoesOnBitForBit) {
   folder_.write("resnet.json", kSmallResNet);
   const auto run = [&](const std::string& name, const Strings& own) {
-    Strings all = {
-        "--model", "resnet.json", "--batch-size",        "16", "--device", "cpu", "--name", name,
-        "--lr",    "2e-3",        "--log-every-n-steps", "1"};
-    all.insert(all.end(), own.begin(), own.end());
+    const Strings all = with({"--model", "resnet.json", "--batch-size", "16", "--device", "cpu",
+                              "--name", name, "--lr", "2e-3", "--log-every-n-steps", "1"},
+                             own);
     return run_app("train", all, folder_);
   };
   const Strings sixty = {"--steps", "60", "--save-steps", "30"};

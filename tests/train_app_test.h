@@ -21,23 +21,19 @@ class TrainApp : public testing::Test {
 
   /// Options that every run has, besides its own.
   static Strings options(const Strings& own) {
-    Strings all = {"--model",  "m.json", "--batch-size",     "8",
-                   "--device", "cpu",    "--save-frequency", "0"};
-    all.insert(all.end(), own.begin(), own.end());
-    return all;
+    return with(
+        {"--model", "m.json", "--batch-size", "8", "--device", "cpu", "--save-frequency", "0"},
+        own);
   }
 
   /// Trains on pairs.csv as run `name`.
   AppResult train(const std::string& name, const Strings& own) const {
-    Strings all = options({"--train-data", "pairs.csv", "--name", name});
-    all.insert(all.end(), own.begin(), own.end());
-    return run_app("train", all, folder_);
+    return run_app("train", with(options({"--train-data", "pairs.csv", "--name", name}), own),
+                   folder_);
   }
 
   AppResult resume(const Strings& arguments) const {
-    Strings all = {"--resume"};
-    all.insert(all.end(), arguments.begin(), arguments.end());
-    return run_app("train", all, folder_);
+    return run_app("train", with({"--resume"}, arguments), folder_);
   }
 
   std::string run_path(const std::string& name) const { return folder_.path() + "/runs/" + name; }

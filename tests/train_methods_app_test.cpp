@@ -23,8 +23,8 @@ class TrainMethods : public TrainApp {
   }
 
   AppResult lit(const std::string& name, const Strings& own) const {
-    Strings all = {"--pretrained", "runs/start", "--steps", "6", "--log-every-n-steps", "1"};
-    all.insert(all.end(), own.begin(), own.end());
+    const Strings all =
+        with({"--pretrained", "runs/start", "--steps", "6", "--log-every-n-steps", "1"}, own);
     return train(name, all);
   }
 
@@ -119,8 +119,7 @@ TEST_F(TrainMethods, ACheckpointKeepsItsLoss) {
 
 TEST_F(TrainMethods, PatchDropoutGivesOtherWeightsAndTheSameEachTime) {
   const auto trained = [&](const std::string& name, const Strings& own) {
-    Strings all = {"--steps", "4"};
-    all.insert(all.end(), own.begin(), own.end());
+    const Strings all = with({"--steps", "4"}, own);
     const AppResult result = train(name, all);
     EXPECT_EQ(result.status, 0) << result.err;
     return weights(name, 4);
@@ -171,11 +170,8 @@ TEST_F(TrainMethods, KeptFeaturesServeTheNextRunAndAResumedOne) {
   ASSERT_EQ(losses("a").size(), 6u);
   for (size_t i = 0; i < 6; ++i)
     EXPECT_NEAR(losses("b")[i], losses("a")[i], 2e-5);  // F32 products of other numbers of rows
-  Strings shorter = own;
-  shorter.insert(shorter.end(), {"--steps", "3"});
-  Strings first = {"--pretrained", "runs/start", "--log-every-n-steps", "1"};
-  first.insert(first.end(), shorter.begin(), shorter.end());
-  ASSERT_EQ(train("c", first).status, 0);
+  const Strings first = with({"--pretrained", "runs/start", "--log-every-n-steps", "1"}, own);
+  ASSERT_EQ(train("c", with(first, {"--steps", "3"})).status, 0);
   ASSERT_EQ(resume({"runs/c", "--steps", "6"}).status, 0);
   expect_equal_runs("b", "c", 6);
 }

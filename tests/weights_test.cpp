@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <fstream>
+#include <limits>
 
 #include "models/clip.h"
 #include "models/safetensors.h"
@@ -68,6 +70,14 @@ TEST(Weights, AnotherActivationIsSeenInTheFeatures) {
                        reference().at("state_dict.bin"));
   EXPECT_GT(found.image, 10 * kTolerance);
   EXPECT_GT(found.text, 10 * kTolerance);
+}
+
+TEST(Weights, ANanAmongTheFeaturesIsADifference) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_DOUBLE_EQ(relative_difference({1, 2, -4}, {1, 2.5, -4}), 0.125);
+  for (const std::vector<float>& ours : {std::vector{kNan, 2.f, -4.f}, {1, kNan, -4}, {1, 2, kNan}})
+    EXPECT_TRUE(std::isnan(relative_difference(ours, {1, 2, -4})));
+  EXPECT_TRUE(std::isnan(relative_difference({1, 2, -4}, {1, kNan, -4})));
 }
 
 TEST(Weights, AnOpenAiArchiveTellsItsSizesAndActivation) {
