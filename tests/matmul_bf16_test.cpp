@@ -82,6 +82,7 @@ std::vector<Product> products() {
         list.push_back({1, 65, 1, ta, tb, to});
         list.push_back({1700, 40, 33, ta, tb, to});   // blocks of whole rows
         list.push_back({1100, 600, 40, ta, tb, to});  // blocks in both directions
+        list.push_back({31, 33, 4099, ta, tb, to});   // a weight's gradient, in parts of the rows
         list.push_back({3, 5, 0, ta, tb, to});
       }
     }

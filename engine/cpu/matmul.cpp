@@ -97,6 +97,26 @@ void multiply(C* c, int64_t m, int64_t n, int64_t k, const Operand<BF16>& a, con
       });
 }
 
+/// Rows whose products make one partial sum of a weight's gradient.
+constexpr int64_t kGradientRows = 2048, kMostPartials = 8;
+
+/// c [m, n] (+)= aᵀ b over many rows k: the sums over parts of the rows, each by one thread, are added
+/// in their order.
+void multiply_over_rows(Tensor& c, int64_t k, const BF16* a, const BF16* b, Accumulate accumulate) {
+  const int64_t m = c.rows(), n = c.width();
+  const int64_t rows =
+      round_up(std::max(kGradientRows, (k + kMostPartials - 1) / kMostPartials), 16);
+  const int64_t parts = (k + rows - 1) / rows;
+  Tensor partial = Tensor::empty(c.backend(), {parts, m, n}, DType::kF32);
+  float* const partials = partial.data<float>();
+  parallel_for_dynamic(parts, [=](int64_t part) {
+    const int64_t first = part * rows;
+    onednn_bf16_weight_gradient(m, n, std::min(rows, k - first), a + first * m, b + first * n,
+                                partials + part * m * n);
+  });
+  add_segments(c, partials, parts, m * n, accumulate);
+}
+
 // A block of op(a) and one of op(b) fit the second-level cache together, in F64: 96 KB and 256 KB.
 constexpr int64_t kBlockRows = 48, kBlockColumns = 128, kBlockDepth = 256;
 constexpr int64_t kBlockScratch =
@@ -161,7 +181,10 @@ void multiply_bf16(Tensor& c, const Tensor& a, Transpose transpose_a, const Tens
   const int64_t k = transpose_a == Transpose::kNo ? a.width() : a.rows();
   const Operand<BF16> first{left.data<BF16>(), left.width(), transpose_a};
   const Operand<BF16> second{right.data<BF16>(), right.width(), transpose_b};
-  if (c.dtype() == DType::kBF16) {
+  if (c.dtype() == DType::kF32 && transpose_a == Transpose::kYes && transpose_b == Transpose::kNo &&
+      k >= 2 * kGradientRows) {
+    multiply_over_rows(c, k, first.data, second.data, options.accumulate);
+  } else if (c.dtype() == DType::kBF16) {
     multiply(c.data<BF16>(), c.rows(), c.width(), k, first, second, options.accumulate);
   } else {
     multiply(c.data<float>(), c.rows(), c.width(), k, first, second, options.accumulate);

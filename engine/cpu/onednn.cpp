@@ -75,6 +75,28 @@ typename Matmul::primitive_desc describe_product(const dnnl::memory::desc& a,
   }
 }
 
+/// Backward primitives are described with their forward one.
+template <class Forward, class Backward>
+typename Backward::primitive_desc describe_weight_gradient(const dnnl::memory::desc& x,
+                                                           const dnnl::memory::desc& weight,
+                                                           const dnnl::memory::desc& dweight,
+                                                           const dnnl::memory::desc& dy,
+                                                           const dnnl::primitive_attr& attributes) {
+  constexpr auto kTraining = dnnl::prop_kind::forward_training;
+  if constexpr (requires { typename Backward::desc; }) {
+    const typename Forward::desc forward(kTraining, x, weight, dy);
+    const typename Forward::primitive_desc hint(forward, engine());
+    return {typename Backward::desc(x, dweight, dy), attributes, engine(), hint};
+  } else {
+    const typename Forward::primitive_desc hint(engine(), kTraining, x, weight, dy);
+    return {engine(), x, dweight, dy, hint, attributes};
+  }
+}
+
+dnnl::memory memory(const dnnl::memory::desc& size, const void* data) {
+  return {size, engine(), const_cast<void*>(data)};  // NOLINT
+}
+
 /// This thread's memory for a primitive's own use: what the library would hold may not be used by
 /// several primitives at once.
 dnnl::memory scratchpad(const dnnl::memory::desc& size) {
@@ -110,9 +132,6 @@ void onednn_bf16_gemm(Transpose transpose_a, Transpose transpose_b, int64_t m, i
     const auto product = describe_product<dnnl::matmul>(
         describe<BF16>(m, k, transpose_a, lda), describe<BF16>(k, n, transpose_b, ldb),
         describe<C>(m, n, Transpose::kNo, ldc), attributes);
-    const auto memory = [](const dnnl::memory::desc& size, const void* data) {
-      return dnnl::memory(size, engine(), const_cast<void*>(data));
-    };
     dnnl::stream stream(engine());
     dnnl::matmul(product).execute(stream,
                                   {{DNNL_ARG_SRC, memory(product.src_desc(), a)},
@@ -129,6 +148,31 @@ template void onednn_bf16_gemm(Transpose, Transpose, int64_t, int64_t, int64_t, 
                                int64_t, const BF16*, int64_t, Accumulate, float*, int64_t);
 template void onednn_bf16_gemm(Transpose, Transpose, int64_t, int64_t, int64_t, const BF16*,
                                int64_t, const BF16*, int64_t, Accumulate, BF16*, int64_t);
+
+void onednn_bf16_weight_gradient(int64_t m, int64_t n, int64_t k, const BF16* a, const BF16* b,
+                                 float* c) {
+  const OneThread one_thread;
+  try {
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    const auto x = describe<BF16>(k, n, Transpose::kNo, n);
+    const auto dy = describe<BF16>(k, m, Transpose::kNo, m);
+    const auto weight = describe<BF16>(m, n, Transpose::kNo, n);
+    const auto dweight = describe<float>(m, n, Transpose::kNo, n);
+    const auto product =
+        describe_weight_gradient<dnnl::inner_product_forward, dnnl::inner_product_backward_weights>(
+            x, weight, dweight, dy, attributes);
+    dnnl::stream stream(engine());
+    dnnl::inner_product_backward_weights(product).execute(
+        stream, {{DNNL_ARG_SRC, memory(x, b)},
+                 {DNNL_ARG_DIFF_DST, memory(dy, a)},
+                 {DNNL_ARG_DIFF_WEIGHTS, memory(dweight, c)},
+                 {DNNL_ARG_SCRATCHPAD, scratchpad(product.scratchpad_desc())}});
+    stream.wait();
+  } catch (const dnnl::error& error) {
+    check_onednn(error.status, "inner product");
+  }
+}
 
 bool onednn_has_bf16() {
   constexpr int kNeeded = dnnl_cpu_isa_avx512_core_bf16;  // a bit for each set of instructions

@@ -1,4 +1,4 @@
-// The matrix products of oneDNN, behind two functions: nothing else in the project includes its
+// The matrix products of oneDNN, behind three functions: nothing else in the project includes its
 // headers. Versions 2 and 3 both serve.
 #pragma once
 
@@ -27,6 +27,12 @@ template <class C>
 void onednn_bf16_gemm(Transpose transpose_a, Transpose transpose_b, int64_t m, int64_t n, int64_t k,
                       const BF16* a, int64_t lda, const BF16* b, int64_t ldb, Accumulate accumulate,
                       C* c, int64_t ldc);
+
+/// c [m, n] = aᵀ b of BF16 factors a [k, m] and b [k, n], row-major, with sums in F32, by the calling
+/// thread alone: a weight's gradient from many rows. Faster than onednn_bf16_gemm, which copies what
+/// is transposed.
+void onednn_bf16_weight_gradient(int64_t m, int64_t n, int64_t k, const BF16* a, const BF16* b,
+                                 float* c);
 
 /// True if the processor multiplies BF16 with instructions made for it (AVX512-BF16, AMX) and the
 /// environment does not forbid them to oneDNN (ONEDNN_MAX_CPU_ISA). Only then may BF16 products be
