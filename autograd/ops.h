@@ -142,7 +142,7 @@ Variable mean_token(const Variable& x, const Variable& positions);
 Variable l2_normalize(const Variable& x);
 
 /// Columns of the losses' tiles unless told otherwise.
-inline constexpr int64_t kTileColumns = 4096;
+inline constexpr int64_t kTileColumns = 1024;
 
 /// Symmetric contrastive loss over the global batch, this rank's rows only. Tiled: memory is
 /// O(G E), never O(G²).

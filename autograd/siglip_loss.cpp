@@ -20,38 +20,37 @@ Variable siglip_loss(const Variable& image_features, const Variable& text_featur
   Backend& backend = image_features.backend();
   const Tensor images = image_features.value(), texts = text_features.value(),
                scale = logit_scale.value(), bias = logit_bias.value();
-  const int64_t first_row = comm.rank() * images.size(0),
-                global_rows = comm.size() * images.size(0);
+  const GlobalPairs pairs = global_pairs(images, texts, comm, tile_columns);
+  const int64_t first_row = pairs.first_row, global_rows = pairs.global_rows();
 
-  const Tensor all_images = gathered(images, comm), all_texts = gathered(texts, comm);
-  comm.wait();
   Tensor row_losses = Tensor::empty(backend, {images.size(0)}, images.dtype());
-  for_tiles(images, all_texts, tile_columns,
-            [&](int64_t first, const Tensor&, const Tensor& cosines) {
-              backend.siglip_loss_tile_forward(row_losses, cosines, scale, bias, first_row, first,
-                                               global_rows,
-                                               first == 0 ? Accumulate::kNo : Accumulate::kYes);
-            });
+  pairs.for_tiles(images, pairs.all_texts, 0, global_rows,
+                  [&](int64_t first, const Tensor& cosines, const Tensor&) {
+                    backend.siglip_loss_tile_forward(
+                        row_losses, cosines, scale, bias, first_row, first, global_rows,
+                        first == 0 ? Accumulate::kNo : Accumulate::kYes);
+                  });
   Tensor loss = Tensor::empty(backend, {}, images.dtype());
   backend.sum(loss, row_losses, Accumulate::kNo);
 
   return record("siglip_loss", loss, {image_features, text_features, logit_scale, logit_bias},
                 [=, &backend, image_features = image_features.gradient_only(),
                  text_features = text_features.gradient_only()](const Tensor& dloss) {
-                  const auto backward = [&](const Variable& features, const Tensor& rows,
-                                            const Tensor& columns, Tensor& dots, Tensor& sums) {
-                    backward_tiles(features, rows, columns, tile_columns,
-                                   [&](int64_t first, Tensor& tile, Accumulate to_dots) {
-                                     backend.siglip_loss_tile_backward(tile, dots, sums, scale,
-                                                                       bias, dloss, first_row,
-                                                                       first, global_rows, to_dots);
-                                   });
-                  };
                   Tensor row_dots = Tensor::empty(backend, {images.size(0)}, images.dtype());
                   Tensor row_sums = Tensor::like(row_dots), none;
-                  backward(image_features, images, all_texts, row_dots, row_sums);
-                  if (text_features.requires_grad())
-                    backward(text_features, texts, all_images, none, none);
+                  const auto gradients = [&](Tensor& tile, Tensor& dots, Tensor& sums,
+                                             int64_t first, Accumulate to_rows) {
+                    backend.siglip_loss_tile_backward(tile, dots, sums, scale, bias, dloss,
+                                                      first_row, first, global_rows, to_rows);
+                  };
+                  backward_tiles(
+                      pairs, image_features, text_features,
+                      [&](int64_t first, Tensor& tile, Accumulate to_rows) {
+                        gradients(tile, row_dots, row_sums, first, to_rows);
+                      },
+                      [&](int64_t first, Tensor& tile) {
+                        gradients(tile, none, none, first, Accumulate::kNo);
+                      });
                   if (auto [dscale, to_dscale] = logit_scale.gradient_slot(); dscale)
                     backend.sum(dscale, row_dots, to_dscale);
                   if (auto [dbias, to_dbias] = logit_bias.gradient_slot(); dbias)

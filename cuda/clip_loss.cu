@@ -12,7 +12,8 @@ namespace {
 /// One block for each row.
 __global__ void __launch_bounds__(kBlockThreads)
     clip_loss_tile_forward_kernel(float* row_max, float* row_sum, float* diagonal,
-                                  const float* cosines, const float* logit_scale, Tile tile) {
+                                  const float* cosines, const float* logit_scale, Tile tile,
+                                  bool is_first_tile) {
   float* scratch = dynamic_shared<float>();  // [kBlockWarps]
   const int64_t row = tile.row(), pair = tile.pair();
   const float* tile_row = cosines + row * tile.columns;
@@ -27,7 +28,6 @@ __global__ void __launch_bounds__(kBlockThreads)
     }
   });
   maximum = block_max(maximum, scratch);
-  const bool is_first_tile = tile.first_column == 0;
   const float before = is_first_tile ? -kInfinityF32 : row_max[row];
   maximum = maximum > before ? maximum : before;
   float total = 0;
@@ -101,12 +101,14 @@ __global__ void __launch_bounds__(kBlockThreads)
 
 void CudaBackend::clip_loss_tile_forward(Tensor& row_max, Tensor& row_sum, Tensor& diagonal,
                                          const Tensor& cosines, const Tensor& logit_scale,
-                                         int64_t first_row, int64_t first_column) {
+                                         int64_t first_row, int64_t first_column,
+                                         Accumulate to_rows) {
   if (cosines.numel() == 0) return;
   launch("clip_loss_tile_forward", clip_loss_tile_forward_kernel,
          blocks(cosines.size(0), kLossScratchBytes), compute_stream(), row_max.data<float>(),
          row_sum.data<float>(), diagonal.data<float>(), cosines.data<float>(),
-         logit_scale.data<float>(), Tile{cosines.width(), first_row, first_column});
+         logit_scale.data<float>(), Tile{cosines.width(), first_row, first_column},
+         to_rows == Accumulate::kNo);
 }
 
 void CudaBackend::clip_loss_log_sum_exp(Tensor& log_sum_exp, const Tensor& row_max,

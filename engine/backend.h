@@ -237,11 +237,12 @@ class Backend {
   // A tile holds cosines [N, M] of local rows 0 ... N - 1 with global columns first_column ...
   // first_column + M - 1. Local row i is global row first_row + i; its pair is the column of the
   // same number.
-  /// Folds a tile of s cos, s = exp(logit_scale), into the running row_max and row_sum [N] (first
-  /// tile: they are initialised), and stores s cos of the pairs it holds in `diagonal` [N].
+  /// Folds a tile of s cos, s = exp(logit_scale), into the running row_max and row_sum [N] (kNo:
+  /// they begin with it), and stores s cos of the pairs it holds in `diagonal` [N].
   virtual void clip_loss_tile_forward(Tensor& row_max, Tensor& row_sum, Tensor& diagonal,
                                       const Tensor& cosines, const Tensor& logit_scale,
-                                      int64_t first_row, int64_t first_column) = 0;
+                                      int64_t first_row, int64_t first_column,
+                                      Accumulate to_rows) = 0;
   /// log_sum_exp [N] = row_max + ln(row_sum)
   virtual void clip_loss_log_sum_exp(Tensor& log_sum_exp, const Tensor& row_max,
                                      const Tensor& row_sum) = 0;

@@ -167,7 +167,8 @@ TEST_F(GpuTokenKernel, ClipLossOverTilesForwardAndBackward) {
     std::vector<LossTile> tiles = c.tiles(draw);
     for (const LossTile& tile : tiles)
       backend.clip_loss_tile_forward(row_max, row_sum, diagonal, tile.cosines, logit_scale,
-                                     c.first_row, tile.first);
+                                     c.first_row, tile.first,
+                                     tile.first == 0 ? Accumulate::kNo : Accumulate::kYes);
     backend.clip_loss_log_sum_exp(lse, row_max, row_sum);
     backend.clip_loss_reduce(loss, lse, text_lse, diagonal, c.columns);
     std::vector<Tensor> results = {row_max, row_sum, diagonal, lse, row_dots, loss};

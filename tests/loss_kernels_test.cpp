@@ -64,7 +64,8 @@ void check_tiled_forward(int64_t tile_columns) {
   Output diagonal = output<T>({in.rows}), lse = output<T>({in.rows});
   in.for_tiles(tile_columns, [&](int64_t begin, int64_t end) {
     cpu_backend().clip_loss_tile_forward(row_max, row_sum, diagonal.tensor, in.tile<T>(begin, end),
-                                         tensor_of<T>({}, {in.logit_scale}), in.first_row, begin);
+                                         tensor_of<T>({}, {in.logit_scale}), in.first_row, begin,
+                                         begin == 0 ? Accumulate::kNo : Accumulate::kYes);
   });
   cpu_backend().clip_loss_log_sum_exp(lse.tensor, row_max, row_sum);
   Doubles pairs;
@@ -142,7 +143,7 @@ TEST(ClipLossKernel, CarriesANanFromACosineToTheLogSumExp) {
          diagonal = output<float>({2}).tensor, lse = output<float>({2}).tensor;
   cpu_backend().clip_loss_tile_forward(row_max, row_sum, diagonal,
                                        tensor_of<float>({2, 20}, cosines),
-                                       tensor_of<float>({}, {1.0}), 0, 0);
+                                       tensor_of<float>({}, {1.0}), 0, 0, Accumulate::kNo);
   cpu_backend().clip_loss_log_sum_exp(lse, row_max, row_sum);
   EXPECT_TRUE(std::isnan(to_doubles(lse)[0]));
   EXPECT_FALSE(std::isnan(to_doubles(lse)[1]));

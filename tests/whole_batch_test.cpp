@@ -3,6 +3,7 @@
 
 #include <functional>
 
+#include "tests/op_cases.h"
 #include "tests/reference_values.h"
 #include "tests/thread_ranks.h"
 
@@ -17,6 +18,52 @@ std::vector<double> gradients(const Split& split, int64_t pairs, const Way& way)
   return on_ranks(split.ranks, [&](Communicator& comm) {
     return gradients_on_rank(comm, pairs, split.micro_batches, way);
   })[0];
+}
+
+/// Loss, gradients of the features and of the scale, of all ranks' rows together.
+std::vector<double> loss_in_tiles(LossKind kind, int64_t ranks, int64_t tile_columns) {
+  constexpr int64_t kPairs = 12, kWidth = 4;
+  const Tensor features = random_tensor({2, kPairs, kWidth}, DType::kF64, cpu_backend(), 1, 0);
+  const int64_t rows = kPairs / ranks;
+  const auto by_rank = on_ranks(ranks, [&](Communicator& comm) {
+    const auto own = [&](int64_t side) {
+      const Tensor all = features.slice(side, side + 1).reshape({kPairs, kWidth});
+      return Variable(all.slice(comm.rank() * rows, (comm.rank() + 1) * rows).clone(), true);
+    };
+    const auto scalar = [](double value) {
+      return Variable(Tensor::from<double>(cpu_backend(), {}, {value}), true);
+    };
+    const Variable images = own(0), texts = own(1), scale = scalar(1), bias = scalar(-2);
+    Tape tape;
+    const Variable loss = kind == LossKind::kSoftmax
+                              ? clip_loss(images, texts, scale, comm, tile_columns)
+                              : siglip_loss(images, texts, scale, bias, comm, tile_columns);
+    tape.backward(loss);
+    std::vector<Tensor> shares = {loss.value(), scale.grad()};  // the ranks' add up
+    if (kind == LossKind::kSigmoid) shares.push_back(bias.grad());
+    std::vector<double> values;
+    for (Tensor& share : shares) {
+      comm.all_reduce_sum(share);
+      values.push_back(share.item());
+    }
+    for (const Variable& side : {images, texts}) {
+      const auto gradient = gathered(side.grad(), comm).to_vector<double>();
+      values.insert(values.end(), gradient.begin(), gradient.end());
+    }
+    return values;
+  });
+  return by_rank[0];
+}
+
+TEST(LossInTiles, IsTheSameAtAnyWidthOnAnyNumberOfRanks) {
+  for (const LossKind kind : {LossKind::kSoftmax, LossKind::kSigmoid}) {
+    const auto expected = loss_in_tiles(kind, 1, 4096);
+    for (const int64_t ranks : {1, 2, 3, 4})
+      for (const int64_t tile : {1, 2, 5, 6, 4096}) {
+        SCOPED_TRACE(concat("kind ", static_cast<int>(kind), ", ", ranks, " ranks, tile ", tile));
+        expect_near(loss_in_tiles(kind, ranks, tile), expected, 1e-12);
+      }
+  }
 }
 
 class EverySplit : public testing::TestWithParam<Split> {};

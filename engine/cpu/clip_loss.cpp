@@ -48,13 +48,14 @@ T gradient_row(T* cosines, T scale, T factor, T row_lse, const T* column_lse, in
 
 void CpuBackend::clip_loss_tile_forward(Tensor& row_max, Tensor& row_sum, Tensor& diagonal,
                                         const Tensor& cosines, const Tensor& logit_scale,
-                                        int64_t first_row, int64_t first_column) {
+                                        int64_t first_row, int64_t first_column,
+                                        Accumulate to_rows) {
   for_real("clip_loss", cosines.dtype(), [&]<class T>(T) {
     const int64_t columns = cosines.width();
     const T scale = scale_of(*logit_scale.data<T>());
     const T* tile = cosines.data<T>();
     T *maxima = row_max.data<T>(), *sums = row_sum.data<T>(), *pairs = diagonal.data<T>();
-    const bool is_first_tile = first_column == 0;
+    const bool is_first_tile = to_rows == Accumulate::kNo;
     parallel_for(cosines.size(0), [=](int64_t row) {
       const T* tile_row = tile + row * columns;
       const T tile_maximum = scaled_maximum(tile_row, scale, columns);

@@ -93,12 +93,18 @@ void CpuBackend::transpose_matrices(Tensor& y, const Tensor& x, Accumulate to_y)
     T* out = y.data<T>();
     const T* in = x.data<T>();
     const bool add = to_y == Accumulate::kYes;
-    parallel_for(x.size(0), [=](int64_t matrix) {
-      T* to = out + matrix * numbers;
-      const T* from = in + matrix * numbers;
-      for (int64_t i = 0; i < columns; ++i)
-        for (int64_t j = 0; j < rows; ++j, ++to)
-          assign(*to, to_real(from[j * columns + i]) + (add ? to_real(*to) : 0));
+    // Strips of rows of y, in pieces that stay in the first-level cache.
+    constexpr int64_t kStrip = 16, kPiece = 128;
+    const int64_t strips = (columns + kStrip - 1) / kStrip;
+    parallel_for(x.size(0) * strips, [=](int64_t task) {
+      T* const to = out + task / strips * numbers;
+      const T* const from = in + task / strips * numbers;
+      const int64_t first = task % strips * kStrip, last = std::min(columns, first + kStrip);
+      for (int64_t piece = 0; piece < rows; piece += kPiece)
+        for (int64_t i = first; i < last; ++i)
+          for (int64_t j = piece; j < std::min(rows, piece + kPiece); ++j)
+            assign(to[i * rows + j],
+                   to_real(from[j * columns + i]) + (add ? to_real(to[i * rows + j]) : 0));
     });
   });
 }

@@ -137,7 +137,7 @@ class CpuBackend : public Backend {
   // ---- Loss ----
   void clip_loss_tile_forward(Tensor& row_max, Tensor& row_sum, Tensor& diagonal,
                               const Tensor& cosines, const Tensor& logit_scale, int64_t first_row,
-                              int64_t first_column) override;
+                              int64_t first_column, Accumulate to_rows) override;
   void clip_loss_log_sum_exp(Tensor& log_sum_exp, const Tensor& row_max,
                              const Tensor& row_sum) override;
   void clip_loss_reduce(Tensor& loss, const Tensor& image_lse, const Tensor& text_lse,
