@@ -10,6 +10,7 @@
 #include "apps/common/bench_runs.h"
 #include "apps/common/bench_scale.h"
 #include "apps/common/option_values.h"
+#include "apps/common/profile.h"
 #include "apps/common/ranks.h"
 #include "apps/common/training_run.h"
 #include "models/flop.h"
@@ -53,8 +54,8 @@ po::options_description option_list() {
     ("steps", number(10), "runs that are timed; the median counts")
     ("warmup", number(3), "runs before them")
     ("peak-tflops", po::value<double>()->default_value(0), "TFLOP/s that are 100 % MFU; 0: by the GPU's name, measured on a CPU")
-    ("profile", po::bool_switch(), "with --step: also where the time goes, by kind of op. Measured in steps of their "
-                                   "own, which waiting for the device after each op slows")
+    ("profile", po::bool_switch(), "with --step: also where the time goes, by op. Measured in steps of their own, which "
+                                   "waiting for the device after each op slows on a GPU")
     ("json", po::bool_switch(), "print one JSON object as the last line");
   // clang-format on
   add_device_options(options);
@@ -115,16 +116,30 @@ void report_flop(double flop_per_s, double peak, json& result) {
   say("\n");
 }
 
-/// Seconds of a step by kind, measured with waits, and what the step takes beyond them without.
-void report_split(std::map<std::string, double> seconds, double step, json& result) {
+/// Where a step's time goes, by op and by kind of op, and what the step takes beyond that without
+/// waits.
+void report_profile(std::vector<ProfileRow> rows, double step, json& result) {
+  std::map<std::string, double> seconds;
   double total = 0;
-  for (const auto& [kind, time] : seconds) total += time;
-  if (step > total) seconds["idle"] = step - total;
+  for (const ProfileRow& row : rows) {
+    seconds[row.kind] += row.seconds;
+    total += row.seconds;
+    result["profile_rows"].push_back({{"name", row.name},
+                                      {"calls", row.calls},
+                                      {"seconds", row.seconds},
+                                      {"flop", row.flop},
+                                      {"bytes", row.bytes}});
+  }
+  if (step > total) {
+    seconds["idle"] = step - total;
+    rows.push_back({.name = "idle", .kind = "idle", .seconds = step - total});
+  }
   total = std::max(total, step);
+  print_profile(std::move(rows));
   std::vector<std::pair<std::string, double>> sorted(seconds.begin(), seconds.end());
   std::stable_sort(sorted.begin(), sorted.end(),
                    [](const auto& a, const auto& b) { return a.second > b.second; });
-  say("split     ");
+  say("\nsplit     ");
   for (const auto& [kind, time] : sorted) say("  %s %.1f %%", kind.c_str(), 100 * time / total);
   say("\n");
   result["split_s"] = seconds;
@@ -157,15 +172,13 @@ double bench_step(const BenchOptions& options, ClipModel& model, const HostBatch
   report_flop(flop_per_s, options.peak * ranks, result);
   if (!options.profile) return flop_per_s;
   Profile profile(backend);
-  for (int64_t i = 0; i < options.steps; ++i) {
+  for (int64_t i = 0; i <= options.steps; ++i) {  // the first is not counted
     const auto on_device = upload(batch, 1);
-    profile.mark("copy");
+    tell_observer("copy");
     train_step(model, optimizer, on_device, 1e-5, comm);
-    profile.mark("optimizer");
+    profile.end_step();
   }
-  auto split = profile.take();
-  for (auto& [kind, seconds] : split) seconds /= static_cast<double>(options.steps);
-  report_split(std::move(split), step.median, result);
+  report_profile(profile.rows(), step.median, result);
   return flop_per_s;
 }
 

@@ -2,6 +2,7 @@
 #include <iostream>
 #include <optional>
 
+#include "apps/common/profile.h"
 #include "apps/common/ranks.h"
 #include "apps/common/training_run.h"
 
@@ -47,7 +48,10 @@ void train(int argc, const char* const* argv, Ranks& ranks) {
     for (const std::string& warning : warnings)
       ranks.first() ? progress.say(warning) : ranks.warn(warning);
   };
+  std::optional<Profile> profile;
+  if (options.profile) profile.emplace(*device.backend);
   for (; batch && !ranks.stop_requested(); batch = next_batch()) {
+    tell_observer("loader");
     tell(loader.take_warnings());
     const double lr = options.lr.at(state.step);
     const StepMetrics metrics =
@@ -55,7 +59,11 @@ void train(int argc, const char* const* argv, Ranks& ranks) {
     tell(micro_batches_of.take_warnings());
     progress.step(++state.step, lr, metrics, *batch, model.clip.logit_scale.value(), optimizer);
     if (options.saves_after(state.step, loader.steps_per_epoch())) checkpoints.save(state);
+    tell_observer("log, checkpoint");
+    if (profile) profile->end_step();
   }
+  if (profile) print_profile(profile->rows());
+  profile.reset();  // what follows is no step
   checkpoints.save(state);
 
   if (const int64_t broken = ranks.sum(loader.broken_samples()); broken > 0)

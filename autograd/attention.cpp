@@ -12,6 +12,22 @@ void check_heads(int64_t width, const Sequences& sequences, const AttentionOptio
              sequences.query_offsets.shape(), " and ", sequences.key_offsets.shape());
 }
 
+/// Two products forward and five backward, the scores again among them, of all queries with the keys
+/// that they see.
+Op attention_op(const Sequences& sequences, Causal causal, int64_t width) {
+  return {"attention", [=](Pass pass) {
+            const auto queries = sequences.query_offsets.to_vector<int32_t>(),
+                       keys = sequences.key_offsets.to_vector<int32_t>();
+            double pairs = 0;
+            for (size_t i = 1; i < queries.size(); ++i) {
+              const double rows = queries[i] - queries[i - 1], seen = keys[i] - keys[i - 1];
+              pairs += causal == Causal::kYes ? rows * (rows + 1) / 2 : rows * seen;
+            }
+            const double products = pass == Pass::kForward ? 2 : 5;
+            return OpCost{.flop = 2 * products * pairs * static_cast<double>(width)};
+          }};
+}
+
 }  // namespace
 
 Variable attention(const Variable& qkv, const Sequences& sequences,
@@ -28,7 +44,8 @@ Variable attention(const Variable& qkv, const Sequences& sequences,
   };
   backend.attention_forward(y, log_sum_exp, part(qkv.value(), 0), part(qkv.value(), 1),
                             part(qkv.value(), 2), sequences, options);
-  return record("attention", y, {qkv}, [=, &backend](const Tensor& dy) {
+  const Op op = attention_op(sequences, options.causal, width);
+  return record(op, y, {qkv}, [=, &backend](const Tensor& dy) {
     auto [dqkv, to_dqkv] = qkv.gradient_slot();
     Columns dq = part(dqkv, 0), dk = part(dqkv, 1), dv = part(dqkv, 2);
     backend.attention_backward(dq, dk, dv, dy, y, log_sum_exp, part(qkv.value(), 0),
@@ -55,7 +72,8 @@ Variable attention(const Variable& q, const Variable& kv, const Sequences& seque
   };
   backend.attention_forward(y, log_sum_exp, part(q.value(), 0), part(kv.value(), 0),
                             part(kv.value(), 1), sequences, options);
-  return record("attention", y, {q, kv}, [=, &backend](const Tensor& dy) {
+  const Op op = attention_op(sequences, options.causal, width);
+  return record(op, y, {q, kv}, [=, &backend](const Tensor& dy) {
     // Both gradients come out of one pass; one that is not wanted goes to a scratch tensor.
     auto [dq_matrix, to_dq] = q.gradient_slot();
     auto [dkv_matrix, to_dkv] = kv.gradient_slot();
@@ -82,7 +100,8 @@ Variable attention(const Variable& q, const Variable& k, const Variable& v,
   const auto all = [](const Tensor& matrix) { return Columns{matrix, 0, matrix.width()}; };
   backend.attention_forward(y, log_sum_exp, all(q.value()), all(k.value()), all(v.value()),
                             sequences, options);
-  return record("attention", y, {q, k, v}, [=, &backend](const Tensor& dy) {
+  const Op op = attention_op(sequences, options.causal, q.width());
+  return record(op, y, {q, k, v}, [=, &backend](const Tensor& dy) {
     // Keys and values share one flag, so their gradients are made here and handed over.
     Tensor dk_matrix = Tensor::like(k.value()), dv_matrix = Tensor::like(v.value());
     auto [dq_matrix, to_dq] = q.gradient_slot();

@@ -10,10 +10,11 @@ Variable avg_pool(const Variable& x, int64_t side) {
   Tensor y =
       Tensor::empty(backend, {x.size(0), x.size(1) / side, x.size(2) / side, x.size(3)}, x.dtype());
   backend.avg_pool_forward(y, x.value());
-  return record("avg_pool", y, {x}, [=, &backend, x = x.gradient_only()](const Tensor& dy) {
-    auto [dx, to_dx] = x.gradient_slot();
-    backend.avg_pool_backward(dx, dy, to_dx);
-  });
+  return record("avg_pool", y, {x.gradient_only()},
+                [=, &backend, x = x.gradient_only()](const Tensor& dy) {
+                  auto [dx, to_dx] = x.gradient_slot();
+                  backend.avg_pool_backward(dx, dy, to_dx);
+                });
 }
 
 Variable mean_rows(const Variable& x, int64_t count) {
@@ -25,7 +26,7 @@ Variable mean_rows(const Variable& x, int64_t count) {
   const Shape map = {images, count, 1, width}, means = {images, 1, 1, width};
   Tensor y = Tensor::empty(backend, means, x.dtype());
   backend.avg_pool_forward(y, x.value().reshape(map));
-  return record("mean_rows", y.reshape({images, width}), {x},
+  return record("mean_rows", y.reshape({images, width}), {x.gradient_only()},
                 [=, &backend, x = x.gradient_only()](const Tensor& dy) {
                   auto [dx, to_dx] = x.gradient_slot();
                   Tensor dmap = dx.reshape(map);
@@ -43,7 +44,7 @@ Variable mean_token(const Variable& x, const Variable& positions) {
   Backend& backend = x.backend();
   Tensor y = Tensor::empty(backend, {x.size(0) * tokens, width}, x.dtype());
   backend.mean_token_forward(y, x.value(), positions.value());
-  return record("mean_token", y, {x, positions},
+  return record("mean_token", y, {x.gradient_only(), positions},
                 [=, &backend, x = x.gradient_only()](const Tensor& dy) {
                   auto [dx, to_dx] = x.gradient_slot();
                   auto [dpositions, to_dpositions] = positions.gradient_slot();

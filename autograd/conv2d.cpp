@@ -41,7 +41,8 @@ Variable conv1x1(const Variable& x, const Variable& weight) {
   const Shape matrix = {weight.size(0), weight.size(1)};
   Tensor y = Tensor::empty(backend, {x.size(0), x.size(1), x.size(2), matrix[0]}, x.dtype());
   backend.matmul(y, x.value(), Transpose::kNo, weight.value().reshape(matrix), Transpose::kYes, {});
-  return record("conv2d", y, {x, weight}, [=, &backend](const Tensor& dy) {
+  const Op op{"conv2d", one_product(x, weight, y.numel() * matrix[1])};
+  return record(op, y, {x, weight}, [=, &backend](const Tensor& dy) {
     if (auto [dx, to_dx] = x.gradient_slot(); dx)
       backend.matmul(dx, dy, Transpose::kNo, weight.value().reshape(matrix), Transpose::kNo,
                      {.accumulate = to_dx});
@@ -64,7 +65,8 @@ Variable conv3x3(const Variable& x, const Variable& weight, int64_t stride) {
     Tensor rows = y.slice(first, end);
     backend.matmul(rows, columns, Transpose::kNo, matrix, Transpose::kYes, {});
   });
-  return record("conv2d", y, {x, weight}, [=, &backend](const Tensor& dy) {
+  const Op op{"conv2d", one_product(x, weight, y.numel() * matrix.width())};
+  return record(op, y, {x, weight}, [=, &backend](const Tensor& dy) {
     auto [dx, to_dx] = x.gradient_slot();
     auto [dweight, to_dweight] = weight.gradient_slot();
     Tensor dmatrix;

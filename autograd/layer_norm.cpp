@@ -46,7 +46,8 @@ ResidualNorm bias_residual_layer_norm(const Variable& residual, const Variable& 
   backend.bias_residual_layer_norm_forward(sum, y, mean, rstd, residual.value(), x.value(),
                                            x_bias.defined() ? x_bias.value() : Tensor(),
                                            weight.value(), bias.value(), eps);
-  auto outputs = record(op, {sum, y}, {residual, x, x_bias, weight, bias},
+  // x's value stands for that of sum, which backward reads.
+  auto outputs = record(op, {sum, y}, {residual.gradient_only(), x, x_bias, weight, bias},
                         [=, &backend, residual = residual.gradient_only(),
                          x = x.gradient_only()](const std::vector<Tensor>& dys) {
                           const Tensor &dsum = dys[0], &dy = dys[1];

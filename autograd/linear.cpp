@@ -21,7 +21,8 @@ Variable product(const char* op, const Variable& x, const Variable& weight, cons
   Tensor y = Tensor::empty(backend, {x.size(0), weight.size(0)}, dtype);
   backend.matmul(y, x.value(), Transpose::kNo, weight.value(), Transpose::kYes, {});
   if (bias.defined()) backend.add_bias(y, bias.value().as_dtype(dtype));
-  return record(op, y, {x, weight, bias}, [=, &backend](const Tensor& dy) {
+  const Op counted{op, one_product(x, weight, y.numel() * x.width())};
+  return record(counted, y, {x, weight, bias}, [=, &backend](const Tensor& dy) {
     if (auto [dx, to_dx] = x.gradient_slot(); dx)  // dy W
       backend.matmul(dx, dy, Transpose::kNo, weight.value(), Transpose::kNo, {.accumulate = to_dx});
     if (auto [dweight, to_dweight] = weight.gradient_slot(); dweight)  // dyᵀ x
@@ -50,7 +51,8 @@ Variable project(const Variable& x, const Variable& weight) {
   Backend& backend = x.backend();
   Tensor y = Tensor::empty(backend, {x.size(0), weight.size(1)}, sum_dtype(x.dtype()));
   backend.matmul(y, x.value(), Transpose::kNo, weight.value(), Transpose::kNo, {});
-  return record("project", y, {x, weight}, [=, &backend](const Tensor& dy) {
+  const Op op{"project", one_product(x, weight, y.numel() * x.width())};
+  return record(op, y, {x, weight}, [=, &backend](const Tensor& dy) {
     if (auto [dx, to_dx] = x.gradient_slot(); dx)  // dy Wᵀ
       backend.matmul(dx, dy, Transpose::kNo, weight.value(), Transpose::kYes,
                      {.accumulate = to_dx});
@@ -63,7 +65,8 @@ Variable project(const Variable& x, const Variable& weight) {
 Variable slice_rows(const Variable& x, int64_t begin, int64_t end) {
   CLIP_CHECK(x.rank() >= 1 && 0 <= begin && begin <= end && end <= x.size(0), "[slice_rows] rows ",
              begin, " to ", end, " are not within ", x.shape());
-  const Variable y = record("slice_rows", x.value().slice(begin, end), {x},
+  const Tensor rows_of_x = x.value().slice(begin, end);
+  const Variable y = record({"slice_rows", moves(0, 2 * rows_of_x.bytes())}, rows_of_x, {x},
                             [=, x = x.gradient_only()](const Tensor& dy) {
                               auto [dx, to_dx] = x.gradient_slot();
                               if (to_dx == Accumulate::kNo) dx.backend().fill_zero(dx);

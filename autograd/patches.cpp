@@ -18,7 +18,9 @@ Variable patch_embedding(const Tensor& images, const Variable& weight,
   Tensor y = Tensor::empty(backend, {rows, width}, weight.dtype());
   const Shape matrix = {width, patch_numbers};
   backend.matmul(y, patches, Transpose::kNo, weight.value().reshape(matrix), Transpose::kYes, {});
-  return record("patch_embedding", y, {weight}, [=, &backend](const Tensor& dy) {
+  const int64_t multiply_adds = y.numel() * patch_numbers;
+  const Op op{"patch_embedding", products(multiply_adds, multiply_adds)};
+  return record(op, y, {weight, Variable(images)}, [=, &backend](const Tensor& dy) {
     auto [dweight, to_dweight] = weight.gradient_slot();
     Tensor dmatrix = dweight.reshape(matrix);
     backend.matmul(dmatrix, dy, Transpose::kYes, patches, Transpose::kNo,
@@ -38,7 +40,7 @@ Variable assemble_tokens(const Variable& x, const Variable& class_token,
   Backend& backend = x.backend();
   Tensor y = Tensor::empty(backend, {x.size(0) / patches * tokens, width}, x.dtype());
   backend.assemble_tokens_forward(y, x.value(), class_token.value(), positions.value());
-  return record("assemble_tokens", y, {x, class_token, positions},
+  return record("assemble_tokens", y, {x.gradient_only(), class_token, positions},
                 [=, &backend, x = x.gradient_only()](const Tensor& dy) {
                   auto [dx, to_dx] = x.gradient_slot();
                   auto [dclass_token, to_dclass_token] = class_token.gradient_slot();

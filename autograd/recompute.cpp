@@ -13,7 +13,8 @@ std::vector<Variable> recompute(
     for (const Variable& y : function(inputs)) ys.push_back(y.value());
     for (const Variable& leaf : tape.leaves()) used.push_back(leaf);
   }
-  return record("recompute", ys, used, [=](const std::vector<Tensor>& dys) {
+  // Its ops tell of themselves.
+  return record({"recompute", moves(0, 0)}, ys, used, [=](const std::vector<Tensor>& dys) {
     std::vector<Variable> leaves, outputs;
     std::vector<Tensor> gradients;
     for (const Variable& input : inputs) {

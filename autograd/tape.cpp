@@ -6,13 +6,61 @@ namespace clip {
 namespace {
 
 thread_local Tape* active_tape = nullptr;
-thread_local const std::function<void(std::string_view)>* op_observer = nullptr;
+thread_local const OpObserver::Observe* op_observer = nullptr;
 
-void tell_observer(std::string_view op) {
-  if (op_observer != nullptr) (*op_observer)(op);
+double bytes_of(const std::vector<Tensor>& tensors) {
+  double bytes = 0;
+  for (const Tensor& tensor : tensors)
+    if (tensor) bytes += static_cast<double>(tensor.bytes());
+  return bytes;
+}
+
+double bytes_of(const Variable& variable, DType dtype) {
+  return static_cast<double>(variable.shape().numel() * size_of(dtype));
+}
+
+double forward_bytes(const std::vector<Variable>& inputs) {
+  double bytes = 0;
+  for (const Variable& x : inputs)
+    if (x.defined()) bytes += bytes_of(x, x.has_value() ? x.dtype() : x.gradient_dtype());
+  return bytes;
+}
+
+double backward_bytes(const std::vector<Variable>& inputs) {
+  double bytes = 0;
+  for (const Variable& x : inputs) {
+    if (x.defined() && x.has_value()) bytes += bytes_of(x, x.dtype());
+    if (x.requires_grad()) bytes += bytes_of(x, x.gradient_dtype());
+  }
+  return bytes;
+}
+
+/// bytes    those that are moved unless op.costs knows better
+void tell_observer(const Op& op, Pass pass, double bytes) {
+  (*op_observer)({op.name, pass, [&] {
+                    OpCost cost = op.costs ? op.costs(pass) : OpCost();
+                    if (cost.bytes < 0) cost.bytes = bytes;
+                    return cost;
+                  }});
 }
 
 }  // namespace
+
+OpCosts products(int64_t forward, int64_t backward) {
+  return [=](Pass pass) {
+    return OpCost{2.0 * static_cast<double>(pass == Pass::kForward ? forward : backward)};
+  };
+}
+
+OpCosts one_product(const Variable& a, const Variable& b, int64_t multiply_adds) {
+  return products(multiply_adds, multiply_adds * (a.requires_grad() + b.requires_grad()));
+}
+
+OpCosts moves(int64_t forward, int64_t backward) {
+  return [=](Pass pass) {
+    return OpCost{0, static_cast<double>(pass == Pass::kForward ? forward : backward)};
+  };
+}
 
 Tape::Tape() : outer_(std::exchange(active_tape, this)) {}
 
@@ -28,10 +76,14 @@ TapePause::TapePause() : paused_(std::exchange(active_tape, nullptr)) {}
 
 TapePause::~TapePause() { active_tape = paused_; }
 
-OpObserver::OpObserver(std::function<void(std::string_view)> observe)
+OpObserver::OpObserver(Observe observe)
     : observe_(std::move(observe)), outer_(std::exchange(op_observer, &observe_)) {}
 
 OpObserver::~OpObserver() { op_observer = outer_; }
+
+void tell_observer(std::string_view work) {
+  if (op_observer != nullptr) (*op_observer)({work, Pass::kNone, [] { return OpCost{0, 0}; }});
+}
 
 void Tape::backward(const Variable& loss, const Ready& ready) {
   CLIP_CHECK(loss.shape() == Shape{}, "[backward] the loss must be a scalar, got ", loss.shape());
@@ -76,7 +128,8 @@ void Tape::run(const Ready& ready) {
     }
     if (reached) {
       entry.backward(gradients);
-      tell_observer(entry.op);
+      if (op_observer != nullptr)
+        tell_observer(entry.op, Pass::kBackward, entry.bytes + bytes_of(gradients));
     }
     while (!entry.leaves.empty()) {
       const Variable leaf = std::move(entry.leaves.back());
@@ -87,17 +140,17 @@ void Tape::run(const Ready& ready) {
   }
 }
 
-std::vector<Variable> record(std::string_view op, std::vector<Tensor> ys,
-                             const std::vector<Variable>& inputs,
+std::vector<Variable> record(Op op, std::vector<Tensor> ys, const std::vector<Variable>& inputs,
                              std::function<void(const std::vector<Tensor>&)> backward) {
-  tell_observer(op);
+  if (op_observer != nullptr)
+    tell_observer(op, Pass::kForward, forward_bytes(inputs) + bytes_of(ys));
   bool wanted = false;
   for (const Variable& input : inputs) wanted = wanted || input.requires_grad();
   wanted = wanted && active_tape != nullptr;
   std::vector<Variable> outputs;
   for (Tensor& y : ys) outputs.push_back(Variable::computed(std::move(y), wanted));
   if (!wanted) return outputs;
-  Tape::Entry entry{op, {}, {}, std::move(backward)};
+  Tape::Entry entry{std::move(op), backward_bytes(inputs), {}, {}, std::move(backward)};
   for (const Variable& output : outputs) entry.outputs.push_back(output.gradient_only());
   for (const Variable& input : inputs) {
     if (!input.requires_grad() || !input.is_leaf()) continue;
@@ -108,11 +161,11 @@ std::vector<Variable> record(std::string_view op, std::vector<Tensor> ys,
   return outputs;
 }
 
-Variable record(std::string_view op, Tensor y, const std::vector<Variable>& inputs,
+Variable record(Op op, Tensor y, const std::vector<Variable>& inputs,
                 std::function<void(const Tensor&)> backward) {
   std::vector<Tensor> ys = {std::move(y)};
   return record(
-      op, std::move(ys), inputs,
+      std::move(op), std::move(ys), inputs,
       [backward = std::move(backward)](const std::vector<Tensor>& dys) { backward(dys[0]); })[0];
 }
 

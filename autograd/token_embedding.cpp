@@ -41,7 +41,9 @@ Variable token_embedding(const Variable& table, const Variable& positions,
   Tensor y = Tensor::empty(backend, {tokens.tokens.size(0), table.width()}, table.dtype());
   backend.token_embedding_forward(y, table.value(), positions.value(), tokens.tokens,
                                   tokens.offsets);
-  return record("token_embedding", y, {table, positions}, [=, &backend](const Tensor& dy) {
+  const int64_t gradient_bytes = table.shape().numel() * size_of(table.gradient_dtype());
+  const Op op{"token_embedding", moves(2 * y.bytes(), y.bytes() + gradient_bytes)};
+  return record(op, y, {table, positions}, [=, &backend](const Tensor& dy) {
     auto [dtable, to_dtable] = table.gradient_slot();
     auto [dpositions, to_dpositions] = positions.gradient_slot();
     backend.token_embedding_backward(dtable, dpositions, dy, tokens.tokens, tokens.offsets,
@@ -56,7 +58,8 @@ Variable gather_rows(const Variable& x, const Tensor& rows) {
   Backend& backend = x.backend();
   Tensor y = Tensor::empty(backend, {rows.size(0), x.width()}, x.dtype());
   backend.gather_rows_forward(y, x.value(), rows);
-  return record("gather_rows", y, {x}, [=, &backend, x = x.gradient_only()](const Tensor& dy) {
+  const Op op{"gather_rows", moves(2 * y.bytes(), 2 * y.bytes())};
+  return record(op, y, {x}, [=, &backend, x = x.gradient_only()](const Tensor& dy) {
     auto [dx, to_dx] = x.gradient_slot();
     backend.gather_rows_backward(dx, dy, rows, to_dx);
   });

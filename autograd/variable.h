@@ -28,6 +28,7 @@ class Variable {
 
   bool defined() const { return node_ != nullptr; }
   const Tensor& value() const { return node_->is_parameter ? node_->parameter : value_; }
+  bool has_value() const { return value().defined(); }  ///< false after gradient_only()
   const Shape& shape() const { return node_->shape; }
   int rank() const { return shape().rank(); }
   int64_t size(int axis) const { return shape()[axis]; }

@@ -168,11 +168,13 @@ StepMetrics train_step(ClipModel& model, AdamW& optimizer, const std::vector<Bat
   Tensor loss = result.loss.value();
   comm.all_reduce_sum(loss);
   comm.wait();
+  tell_observer("reduce");
   const Tensor sum_of_squares = optimizer.step(lr);
   if (running_statistics && !std::isfinite(sum_of_squares.item()))
     loss.backend().copy(model.parameters.buffer_values(), running_statistics);
   Tensor logit_scale = model.clip.logit_scale.value();
   logit_scale.backend().clamp(logit_scale, 0.0, std::log(100.0));
+  tell_observer("optimizer");
   return {loss, sum_of_squares, result.image_features.value(), result.text_features.value()};
 }
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 
 #include "autograd/gradient_reducer.h"
@@ -70,21 +71,108 @@ TEST(Tape, AGradientThatTwoVariablesShareIsNotChangedForOneByTheOther) {
   EXPECT_TRUE(differs);
 }
 
+/// An op's name as an observer hears it, with its pass and what it costs.
+struct Heard {
+  explicit Heard(const OpRun& run)
+      : name(concat(run.name, run.pass == Pass::kBackward ? " backward" : "")), cost(run.cost()) {}
+  std::string name;
+  OpCost cost;
+};
+
+std::vector<std::string> names_of(const std::vector<Heard>& heard) {
+  std::vector<std::string> names;
+  for (const Heard& one : heard) names.push_back(one.name);
+  return names;
+}
+
+/// What is heard of `op` and of its way back from gradients of ones.
+std::vector<Heard> heard_of(const std::function<Variable()>& op) {
+  std::vector<Heard> heard;
+  const OpObserver observer([&](const OpRun& run) { heard.emplace_back(run); });
+  Tape tape;
+  const Variable y = op();
+  tape.backward({y}, {ones(y.shape())});
+  return heard;
+}
+
 TEST(OpObserver, HearsOfEveryOpForwardAndBackward) {
-  const Variable x(Tensor::zeros(cpu_backend(), {2, 3}, DType::kF32), true);
-  std::vector<std::string> heard, outer;
-  const OpObserver forgotten([&](std::string_view op) { outer.emplace_back(op); });
-  {
-    const OpObserver observer([&](std::string_view op) { heard.emplace_back(op); });
-    Tape tape;
-    const Variable y = l2_normalize(slice_rows(x, 0, 1));
-    tape.backward({y}, {Tensor::zeros(cpu_backend(), {1, 3}, DType::kF32)});
-  }
-  EXPECT_EQ(heard,
-            (std::vector<std::string>{"slice_rows", "l2_normalize", "l2_normalize", "slice_rows"}));
+  const Variable x = random_variable({2, 3}, 0);
+  std::vector<Heard> outer;
+  const OpObserver forgotten([&](const OpRun& run) { outer.emplace_back(run); });
+  EXPECT_EQ(names_of(heard_of([&] { return l2_normalize(slice_rows(x, 0, 1)); })),
+            (std::vector<std::string>{"slice_rows", "l2_normalize", "l2_normalize backward",
+                                      "slice_rows backward"}));
   EXPECT_TRUE(outer.empty());
   slice_rows(x, 0, 1);
-  EXPECT_EQ(outer, std::vector<std::string>{"slice_rows"});
+  tell_observer("loader");
+  EXPECT_EQ(names_of(outer), (std::vector<std::string>{"slice_rows", "loader"}));
+}
+
+TEST(OpObserver, HearsOfTheOpsOfARecomputedBlockTwice) {
+  const Variable x = random_variable({2, 3}, 0), weight = random_variable({4, 3}, 1);
+  const auto heard = heard_of([&] {
+    return recompute([&](const auto& in) { return std::vector{linear(in[0], weight)}; }, {x})[0];
+  });
+  EXPECT_EQ(names_of(heard), (std::vector<std::string>{"linear", "recompute", "linear",
+                                                       "linear backward", "recompute backward"}));
+  EXPECT_EQ(heard[2].cost.flop, heard[0].cost.flop);
+  EXPECT_EQ(heard[1].cost.bytes, 0);  // nothing of its own
+  EXPECT_EQ(heard[4].cost.bytes, 0);
+}
+
+TEST(OpCost, OfALinearHasAProductForwardAndOneForEachGradientThatIsWanted) {
+  constexpr int64_t kR = 5, kK = 3, kM = 7;
+  for (const bool x_wants : {true, false})
+    for (const bool weight_wants : {true, false}) {
+      const Variable x = random_variable({kR, kK}, 0, x_wants),
+                     weight = random_variable({kM, kK}, 1, weight_wants),
+                     bias = random_variable({kM}, 2);
+      const auto heard = heard_of([&] { return linear(x, weight, bias); });
+      ASSERT_EQ(heard.size(), 2u);
+      EXPECT_EQ(heard[0].cost.flop, 2 * kR * kK * kM);
+      EXPECT_EQ(heard[1].cost.flop, 2 * (x_wants + weight_wants) * kR * kK * kM);
+      const int64_t inputs = kR * kK + kM * kK + kM, y = kR * kM;
+      EXPECT_EQ(heard[0].cost.bytes, 8 * (inputs + y));
+      EXPECT_EQ(heard[1].cost.bytes,
+                8 * (inputs + x_wants * kR * kK + weight_wants * kM * kK + kM + y));
+    }
+}
+
+TEST(OpCost, OfAttentionCountsTheKeysThatEachQuerySees) {
+  const Tensor offsets = Tensor::from<int32_t>(cpu_backend(), {3}, {0, 2, 5});
+  const Sequences sequences{offsets, offsets, 3, 3};
+  const Variable qkv = random_variable({5, 12}, 0);  // C = 4
+  const auto flop = [&](Causal causal) {
+    const auto heard =
+        heard_of([&] { return attention(qkv, sequences, {.heads = 2, .causal = causal}); });
+    return std::pair(heard[0].cost.flop, heard[1].cost.flop);
+  };
+  // Pairs times C, two FLOP each, of two products forward and five backward.
+  EXPECT_EQ(flop(Causal::kNo), std::pair(2.0 * 2 * (4 + 9) * 4, 2.0 * 5 * (4 + 9) * 4));
+  EXPECT_EQ(flop(Causal::kYes), std::pair(2.0 * 2 * (3 + 6) * 4, 2.0 * 5 * (3 + 6) * 4));
+}
+
+TEST(OpCost, OfRowsIsNotThatOfTheWholeMatrix) {
+  const Variable x = random_variable({100, 3}, 0);
+  const auto gathered = heard_of([&] {
+    return gather_rows(x, Tensor::from<int32_t>(cpu_backend(), {2}, {9, 90}));
+  });
+  EXPECT_EQ(gathered[0].cost.bytes, 8 * 2 * 2 * 3);
+  EXPECT_EQ(gathered[0].cost.flop, 0);
+  EXPECT_EQ(heard_of([&] { return slice_rows(x, 1, 3); })[0].cost.bytes, 0);  // a view
+}
+
+TEST(OpCost, OfTheResidualNormIsFourReadsAndWritesOfTheStreamEachWay) {
+  const Variable residual = random_variable({50, 6}, 0), x = random_variable({50, 6}, 1),
+                 weight = random_variable({6}, 2);
+  std::vector<Heard> heard;
+  const OpObserver observer([&](const OpRun& run) { heard.emplace_back(run); });
+  Tape tape;
+  const ResidualNorm y = bias_residual_layer_norm(residual, x, weight, weight, weight);
+  tape.backward({y.sum, y.normed}, {ones({50, 6}), ones({50, 6})});
+  // residual, x -> sum, y; then dsum, dy, sum -> one gradient for both. Besides, rows of width 6.
+  EXPECT_EQ(heard[0].cost.bytes, 8 * (4 * 50 * 6 + 3 * 6));
+  EXPECT_EQ(heard[1].cost.bytes, 8 * (5 * 50 * 6 + 6 * 6));
 }
 
 TEST(Tape, RejectsALossThatIsNoScalar) {

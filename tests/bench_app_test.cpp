@@ -70,9 +70,16 @@ TEST_F(BenchApp, TimesTheOpsWhoseNamesBeginAsAsked) {
 }
 
 TEST_F(BenchApp, SplitsAStepByKind) {
-  const json split = last_line({"--step", "m.json", "--profile"})["split_s"];
+  const json result = last_line({"--step", "m.json", "--profile"}), split = result["split_s"];
   for (const char* kind : {"attention", "copy", "elementwise", "gemm", "loss", "optimizer"})
     EXPECT_GT(split.value(kind, 0.0), 0) << kind << " of " << split;
+  double forward = 0, backward = 0;
+  for (const json& row : result["profile_rows"]) {
+    if (row["name"] == "linear") forward = row["flop"];
+    if (row["name"] == "linear backward") backward = row["flop"];
+  }
+  EXPECT_GT(forward, 0);
+  EXPECT_EQ(backward, 2 * forward);
 }
 
 TEST_F(BenchApp, CountsTheSigmoidLossAsLoss) {

@@ -5,7 +5,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <map>
 #include <set>
+#include <sstream>
 
 #include "models/clip.h"
 #include "models/safetensors.h"
@@ -78,6 +81,62 @@ TEST_F(TrainApp, ARunsFolderHoldsOptionsLogAndCheckpoints) {
   const std::string report = file_bytes(run_path("a") + "/report.html");
   expect_contains(report, "Evaluation after step 5");
   expect_contains(report, ">--lr</th><td class=\"n\">0.002<");
+}
+
+/// One line of the table that --profile prints.
+struct ProfileLine {
+  std::string calls, gflop_per_s, gb_per_s;
+  double milliseconds = 0, share = 0;
+};
+
+/// The table in what a program prints, by name; "total" is its last line.
+std::map<std::string, ProfileLine> profile_in(const std::string& out) {
+  std::map<std::string, ProfileLine> table;
+  const Strings lines = lines_of(out);
+  auto line = std::find_if(lines.begin(), lines.end(), [](const std::string& text) {
+    return text.starts_with("op ") && text.ends_with(" share");
+  });
+  while (line != lines.end() && !table.contains("total") && ++line != lines.end()) {
+    constexpr size_t kNameWidth = 34;
+    std::string name = line->substr(0, kNameWidth);
+    name.erase(name.find_last_not_of(' ') + 1);
+    ProfileLine& row = table[name];
+    std::istringstream(line->substr(kNameWidth)) >> row.calls >> row.milliseconds >>
+        row.gflop_per_s >> row.gb_per_s >> row.share;
+  }
+  return table;
+}
+
+TEST_F(TrainApp, TellsWhereTheTimeOfItsStepsWentIfAsked) {
+  const Strings plain = {"--steps", "3", "--val-data", "pairs.tsv"};
+  const AppResult result = train("a", with(plain, {"--profile"}));
+  ASSERT_EQ(result.status, 0) << result.err;
+  auto table = profile_in(result.out);
+  double shares = 0;
+  for (const auto& [name, row] : table)
+    if (name != "total") shares += row.share;
+  EXPECT_NEAR(shares, 100, 0.05 * static_cast<double>(table.size())) << result.out;  // as rounded
+  EXPECT_EQ(table["total"].share, 100);
+  EXPECT_GT(table["linear"].milliseconds, 0);
+  EXPECT_NE(table["linear backward"].gflop_per_s, "-");
+  EXPECT_EQ(table["bias_gelu"].gflop_per_s, "-");
+  EXPECT_NE(table["bias_gelu"].gb_per_s, "-");
+  EXPECT_EQ(table["l2_normalize"].calls, "2");  // those of the evaluation are not counted
+  for (const char* name : {"clip_loss", "copy", "loader", "log, checkpoint", "optimizer", "reduce"})
+    EXPECT_EQ(table[name].calls, "1") << name;
+  ASSERT_EQ(train("b", plain).status, 0);
+  expect_equal_runs("a", "b", 3);
+}
+
+TEST_F(TrainApp, ProfilesWhatIsComputedAgain) {
+  const AppResult result =
+      train("a", {"--steps", "2", "--accum-freq", "2", "--grad-checkpointing", "--profile"});
+  ASSERT_EQ(result.status, 0) << result.err;
+  auto table = profile_in(result.out);
+  // Two micro-batches of two blocks: once for the features, again for the tape, again in backward.
+  EXPECT_EQ(table["attention"].calls, "12") << result.out;
+  EXPECT_EQ(table["attention backward"].calls, "4");
+  EXPECT_EQ(table["recompute backward"].calls, "4");
 }
 
 TEST_F(TrainApp, PrintsPlainLinesWhereThereIsNoTerminal) {

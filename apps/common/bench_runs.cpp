@@ -1,6 +1,7 @@
 #include "apps/common/bench_runs.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "engine/random.h"
@@ -10,15 +11,6 @@ namespace {
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-std::string kind_of(std::string_view op) {
-  static const std::map<std::string_view, const char*> kinds = {
-      {"linear", "gemm"},     {"project", "gemm"},        {"patch_embedding", "gemm"},
-      {"conv2d", "gemm"},     {"attention", "attention"}, {"clip_loss", "loss"},
-      {"siglip_loss", "loss"}};
-  const auto found = kinds.find(op);
-  return found == kinds.end() ? "elementwise" : found->second;
 }
 
 }  // namespace
@@ -61,19 +53,5 @@ double known_peak(const std::string& device_name) {
     if (device_name.find(name) != std::string::npos) return peak;
   return 0;
 }
-
-Profile::Profile(Backend& backend)
-    : backend_(backend), observer_([this](std::string_view op) { mark(kind_of(op)); }) {
-  wait_seconds_ = time_runs(backend, 10, 101, [] {}).median;
-  last_ = Clock::now();
-}
-
-void Profile::mark(const std::string& kind) {
-  backend_.synchronize();
-  seconds_[kind] += std::max(0.0, seconds_since(last_) - wait_seconds_);
-  last_ = Clock::now();
-}
-
-std::map<std::string, double> Profile::take() { return std::exchange(seconds_, {}); }
 
 }  // namespace clip

@@ -1,16 +1,12 @@
-// What measurements share: made-up data, timed runs, and where the time of a step goes.
+// What measurements share: made-up data and timed runs.
 #pragma once
 
-#include <chrono>
 #include <functional>
 #include <iostream>
-#include <map>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "apps/common/program.h"
-#include "autograd/tape.h"
 #include "models/config.h"
 #include "models/data_loader.h"
 
@@ -36,25 +32,5 @@ Timing time_runs(Backend& backend, int64_t warmup, int64_t runs, const std::func
 
 /// Peak of dense BF16 products in FLOP/s by the device's name; 0 if it is not known.
 double known_peak(const std::string& device_name);
-
-/// Where time goes while it lives: it waits for the device after each op and gives the time since the
-/// wait before to the op's kind. The waits slow the step.
-class Profile {
- public:
-  explicit Profile(Backend& backend);
-
-  /// Gives the time since the last mark to `kind`.
-  void mark(const std::string& kind);
-  /// Seconds by kind, less what the waits themselves cost; then forgets them.
-  std::map<std::string, double> take();
-
- private:
-  using Clock = std::chrono::steady_clock;
-  Backend& backend_;
-  double wait_seconds_;  // of a wait with nothing to wait for
-  std::map<std::string, double> seconds_;
-  Clock::time_point last_;
-  OpObserver observer_;
-};
 
 }  // namespace clip

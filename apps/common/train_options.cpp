@@ -92,6 +92,8 @@ po::options_description option_list(const Recipe& recipe) {
     ("logs", text("runs"), "folder of all runs")
     ("name", text(), "the run's folder under --logs; empty: the model's name and a number")
     ("log-every-n-steps", number(10), "steps between log lines")
+    ("profile", po::bool_switch(), "print at the end where the time of the steps went, by op. Waiting for the device "
+                                   "after each op, as it does, slows a GPU")
     ("save-frequency", number(1), "epochs between checkpoints; 0: at the end alone")
     ("save-steps", number(0), "steps between checkpoints, besides; 0: none")
     ("delete-previous-checkpoint", po::bool_switch(), "keep the newest checkpoint alone")
@@ -139,7 +141,8 @@ constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
 nlohmann::json to_json(const po::variables_map& values) {
   nlohmann::json json;
   for (const auto& [name, value] : values) {
-    if (name == "help" || name == "resume" || name == "config" || name == "name" || name == "logs")
+    if (name == "help" || name == "resume" || name == "config" || name == "name" ||
+        name == "logs" || name == "profile")
       continue;
     if (value.value().type() == typeid(std::string)) {
       json[name] = value.as<std::string>();
@@ -268,6 +271,7 @@ TrainOptions parse_train_options(int argc, const char* const* argv) {
   options.seed = static_cast<uint64_t>(at_least(0, values, "seed"));
   options.device = text("device");
   options.log_every = at_least(1, values, "log-every-n-steps");
+  options.profile = values["profile"].as<bool>();
   options.save_epochs = at_least(0, values, "save-frequency");
   options.save_steps = at_least(0, values, "save-steps");
   options.delete_previous = values["delete-previous-checkpoint"].as<bool>();

@@ -45,6 +45,7 @@ struct TrainOptions {
 
   std::string logs, name;
   int64_t log_every = 0;
+  bool profile = false;     ///< where the time goes, by op
   int64_t save_epochs = 0;  ///< epochs between checkpoints, 0: at the end alone
   int64_t save_steps = 0;   ///< steps between checkpoints besides
   bool delete_previous = false;

@@ -171,6 +171,7 @@ std::vector<Batch> MicroBatches::operator()(const HostBatch& host) {
   std::vector<Batch> parts = upload_(host, parts_);
   if (patch_dropout_ > 0) drop_patches(parts, patches_, patch_dropout_, seed_, host.first_position);
   if (known_) known_->fill(parts, host);
+  tell_observer("copy");
   return parts;
 }
 
