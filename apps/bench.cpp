@@ -185,6 +185,7 @@ double bench_step(const BenchOptions& options, ClipModel& model, const HostBatch
 void bench_infer(const BenchOptions& options, const ClipModel& model, const HostBatch& batch,
                  json& result) {
   const Clip& clip = model.clip;
+  const ConstantWeights constant(model.parameters);
   Backend& backend = clip.logit_scale.backend();
   const int64_t size = clip.config.vision.image_size;
   const Batch on_device = to_device(batch, size, backend)[0];

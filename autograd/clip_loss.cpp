@@ -79,8 +79,10 @@ Variable clip_loss(const Variable& image_features, const Variable& text_features
   Tensor loss = Tensor::empty(backend, {}, images.dtype());
   backend.clip_loss_reduce(loss, image.log_sum_exp, text.log_sum_exp, image.diagonal, global_rows);
 
+  const int64_t one_direction = images.numel() * global_rows;
   return record(
-      "clip_loss", loss, {image_features, text_features, logit_scale},
+      {"clip_loss", products(pairs.cosine_products(), pairs.cosine_products() + 2 * one_direction)},
+      loss, {image_features, text_features, logit_scale},
       [=, &backend, image_lse = image.log_sum_exp, text_lse = text.log_sum_exp,
        image_features = image_features.gradient_only(),
        text_features = text_features.gradient_only()](const Tensor& dloss) {

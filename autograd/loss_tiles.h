@@ -22,6 +22,8 @@ struct GlobalPairs {
   int64_t rows() const { return images.size(0); }
   int64_t last_row() const { return first_row + rows(); }
   int64_t global_rows() const { return all_images.size(0); }
+  /// Multiply-adds of both directions' tiles.
+  int64_t cosine_products() const { return images.numel() * (2 * global_rows() - rows()); }
 
   /// Calls body(first_column, cosines, rows of `columns` in the tile) for the columns from `begin` to
   /// `end`.

@@ -99,4 +99,17 @@ void ParameterList::settle_gradient(const Parameter& parameter) {
   gradient.backend().fill_zero(gradient);
 }
 
+ConstantWeights::ConstantWeights(const ParameterList& list) {
+  for (const Parameter& parameter : list.parameters()) {
+    const Tensor& value = parameter.variable.value();
+    if (value.rank() < 2) continue;
+    weights_.push_back(value.reshape({value.size(0), value.numel() / value.size(0)}));
+    value.backend().begin_constant(weights_.back());
+  }
+}
+
+ConstantWeights::~ConstantWeights() {
+  for (const Tensor& weight : weights_) weight.backend().end_constant(weight);
+}
+
 }  // namespace clip

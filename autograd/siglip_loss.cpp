@@ -33,29 +33,32 @@ Variable siglip_loss(const Variable& image_features, const Variable& text_featur
   Tensor loss = Tensor::empty(backend, {}, images.dtype());
   backend.sum(loss, row_losses, Accumulate::kNo);
 
-  return record("siglip_loss", loss, {image_features, text_features, logit_scale, logit_bias},
-                [=, &backend, image_features = image_features.gradient_only(),
-                 text_features = text_features.gradient_only()](const Tensor& dloss) {
-                  Tensor row_dots = Tensor::empty(backend, {images.size(0)}, images.dtype());
-                  Tensor row_sums = Tensor::like(row_dots), none;
-                  const auto gradients = [&](Tensor& tile, Tensor& dots, Tensor& sums,
-                                             int64_t first, Accumulate to_rows) {
-                    backend.siglip_loss_tile_backward(tile, dots, sums, scale, bias, dloss,
-                                                      first_row, first, global_rows, to_rows);
-                  };
-                  backward_tiles(
-                      pairs, image_features, text_features,
-                      [&](int64_t first, Tensor& tile, Accumulate to_rows) {
-                        gradients(tile, row_dots, row_sums, first, to_rows);
-                      },
-                      [&](int64_t first, Tensor& tile) {
-                        gradients(tile, none, none, first, Accumulate::kNo);
-                      });
-                  if (auto [dscale, to_dscale] = logit_scale.gradient_slot(); dscale)
-                    backend.sum(dscale, row_dots, to_dscale);
-                  if (auto [dbias, to_dbias] = logit_bias.gradient_slot(); dbias)
-                    backend.sum(dbias, row_sums, to_dbias);
-                });
+  const int64_t one_direction = images.numel() * global_rows;
+  return record(
+      {"siglip_loss", products(one_direction, pairs.cosine_products() + 2 * one_direction)}, loss,
+      {image_features, text_features, logit_scale, logit_bias},
+      [=, &backend, image_features = image_features.gradient_only(),
+       text_features = text_features.gradient_only()](const Tensor& dloss) {
+        Tensor row_dots = Tensor::empty(backend, {images.size(0)}, images.dtype());
+        Tensor row_sums = Tensor::like(row_dots), none;
+        const auto gradients = [&](Tensor& tile, Tensor& dots, Tensor& sums, int64_t first,
+                                   Accumulate to_rows) {
+          backend.siglip_loss_tile_backward(tile, dots, sums, scale, bias, dloss, first_row, first,
+                                            global_rows, to_rows);
+        };
+        backward_tiles(
+            pairs, image_features, text_features,
+            [&](int64_t first, Tensor& tile, Accumulate to_rows) {
+              gradients(tile, row_dots, row_sums, first, to_rows);
+            },
+            [&](int64_t first, Tensor& tile) {
+              gradients(tile, none, none, first, Accumulate::kNo);
+            });
+        if (auto [dscale, to_dscale] = logit_scale.gradient_slot(); dscale)
+          backend.sum(dscale, row_dots, to_dscale);
+        if (auto [dbias, to_dbias] = logit_bias.gradient_slot(); dbias)
+          backend.sum(dbias, row_sums, to_dbias);
+      });
 }
 
 }  // namespace clip

@@ -67,6 +67,8 @@ class CudaBackend final : public Backend {
   // ---- Products ----
   void matmul(Tensor& c, const Tensor& a, Transpose transpose_a, const Tensor& b,
               Transpose transpose_b, const MatmulOptions& options) override;
+  void begin_constant(const Tensor&) override {}  // cuBLASLt takes weights as they are
+  void end_constant(const Tensor&) noexcept override {}
   void add_bias(Tensor& y, const Tensor& bias) override;
   void column_sums(Tensor& sums, const Tensor& x, Accumulate accumulate) override;
 

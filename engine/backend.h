@@ -114,6 +114,10 @@ class Backend {
   /// c [M, N] = alpha op(a) op(b) (+ c), row-major. K = 0 is allowed.
   virtual void matmul(Tensor& c, const Tensor& a, Transpose transpose_a, const Tensor& b,
                       Transpose transpose_b, const MatmulOptions& options) = 0;
+  /// From begin to end the weight [N, K], F32 or BF16, does not change: products with its transpose
+  /// may read a copy of it in an order that suits the device.
+  virtual void begin_constant(const Tensor& weight) = 0;
+  virtual void end_constant(const Tensor& weight) noexcept = 0;
   virtual void add_bias(Tensor& y, const Tensor& bias) = 0;  ///< y [R, C] += bias [C]
   virtual void column_sums(Tensor& sums, const Tensor& x,
                            Accumulate accumulate) = 0;  ///< [C] of x [R, C]

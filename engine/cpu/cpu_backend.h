@@ -9,6 +9,7 @@
 
 #include "engine/backend.h"
 #include "engine/cpu/bfloat16.h"
+#include "engine/cpu/packed_weights.h"
 
 namespace clip {
 
@@ -57,6 +58,8 @@ class CpuBackend : public Backend {
   // ---- Products ----
   void matmul(Tensor& c, const Tensor& a, Transpose transpose_a, const Tensor& b,
               Transpose transpose_b, const MatmulOptions& options) override;
+  void begin_constant(const Tensor& weight) override { constants_.begin(weight); }
+  void end_constant(const Tensor& weight) noexcept override { constants_.end(weight); }
   void add_bias(Tensor& y, const Tensor& bias) override;
   void column_sums(Tensor& sums, const Tensor& x, Accumulate accumulate) override;
 
@@ -169,6 +172,7 @@ class CpuBackend : public Backend {
   // Freed blocks by size, kept for the next tensor of that size.
   std::mutex mutex_;
   std::map<int64_t, std::vector<void*>> free_blocks_;
+  PackedWeights constants_;
 };
 
 }  // namespace clip

@@ -165,9 +165,17 @@ void multiply(double* c, int64_t m, int64_t n, int64_t k, const Operand<double>&
   });
 }
 
+/// The constant weight b of c = a bᵀ, packed; null if it is not, or the product is another.
+const PackedWeight* packed(Transpose transpose_a, const Tensor& b, Transpose transpose_b,
+                           const MatmulOptions& options, PackedWeights& constants) {
+  const bool serves =
+      transpose_a == Transpose::kNo && transpose_b == Transpose::kYes && options.alpha == 1.0;
+  return serves ? constants.use(b) : nullptr;
+}
+
 /// A product of BF16 factors: by the processor's instructions for that, or the same numbers in F32.
 void multiply_bf16(Tensor& c, const Tensor& a, Transpose transpose_a, const Tensor& b,
-                   Transpose transpose_b, const MatmulOptions& options) {
+                   Transpose transpose_b, const MatmulOptions& options, PackedWeights& constants) {
   const Tensor left = a.as_dtype(DType::kBF16), right = b.as_dtype(DType::kBF16);
   if (options.alpha != 1.0 || c.backend().fast_dtype() != DType::kBF16) {
     const bool is_read = c.dtype() == DType::kF32 || options.accumulate == Accumulate::kYes;
@@ -178,6 +186,8 @@ void multiply_bf16(Tensor& c, const Tensor& a, Transpose transpose_a, const Tens
     if (c.dtype() == DType::kBF16) c.backend().convert(c, wide);
     return;
   }
+  if (const PackedWeight* weight = packed(transpose_a, right, transpose_b, options, constants))
+    return weight->multiply(c, left);
   const int64_t k = transpose_a == Transpose::kNo ? a.width() : a.rows();
   const Operand<BF16> first{left.data<BF16>(), left.width(), transpose_a};
   const Operand<BF16> second{right.data<BF16>(), right.width(), transpose_b};
@@ -205,11 +215,13 @@ void CpuBackend::matmul(Tensor& c, const Tensor& a, Transpose transpose_a, const
     return;
   }
   if (a.dtype() == DType::kBF16 || b.dtype() == DType::kBF16)
-    return multiply_bf16(c, a, transpose_a, b, transpose_b, options);
+    return multiply_bf16(c, a, transpose_a, b, transpose_b, options, constants_);
   for_real("matmul", c.dtype(), [&]<class T>(T) {
     const Operand<T> left{a.data<T>(), a.width(), transpose_a};
     const Operand<T> right{b.data<T>(), b.width(), transpose_b};
     if constexpr (std::is_same_v<T, float>) {
+      if (const PackedWeight* weight = packed(transpose_a, b, transpose_b, options, constants_))
+        return weight->multiply(c, a);
       multiply(c.data<float>(), m, n, k, left, right, options);
     } else {
       Tensor scratch = Tensor::empty(*this, {omp_get_max_threads(), kBlockScratch}, c.dtype());

@@ -105,6 +105,32 @@ dnnl::memory scratchpad(const dnnl::memory::desc& size) {
   return {size, engine(), bytes.data()};
 }
 
+/// c (+)= a b, by the calling thread alone
+void multiply(const dnnl::memory& a, const dnnl::memory& b, const dnnl::memory& c,
+              Accumulate accumulate) {
+  const OneThread one_thread;
+  try {
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    if (accumulate == Accumulate::kYes) {
+      dnnl::post_ops add;
+      add.append_sum();
+      attributes.set_post_ops(add);
+    }
+    const auto product =
+        describe_product<dnnl::matmul>(a.get_desc(), b.get_desc(), c.get_desc(), attributes);
+    dnnl::stream stream(engine());
+    dnnl::matmul(product).execute(stream,
+                                  {{DNNL_ARG_SRC, a},
+                                   {DNNL_ARG_WEIGHTS, b},
+                                   {DNNL_ARG_DST, c},
+                                   {DNNL_ARG_SCRATCHPAD, scratchpad(product.scratchpad_desc())}});
+    stream.wait();
+  } catch (const dnnl::error& error) {
+    check_onednn(error.status, "matmul");
+  }
+}
+
 }  // namespace
 
 void onednn_sgemm(Transpose transpose_a, Transpose transpose_b, int64_t m, int64_t n, int64_t k,
@@ -120,28 +146,9 @@ template <class C>
 void onednn_bf16_gemm(Transpose transpose_a, Transpose transpose_b, int64_t m, int64_t n, int64_t k,
                       const BF16* a, int64_t lda, const BF16* b, int64_t ldb, Accumulate accumulate,
                       C* c, int64_t ldc) {
-  const OneThread one_thread;
-  try {
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    if (accumulate == Accumulate::kYes) {
-      dnnl::post_ops add;
-      add.append_sum();
-      attributes.set_post_ops(add);
-    }
-    const auto product = describe_product<dnnl::matmul>(
-        describe<BF16>(m, k, transpose_a, lda), describe<BF16>(k, n, transpose_b, ldb),
-        describe<C>(m, n, Transpose::kNo, ldc), attributes);
-    dnnl::stream stream(engine());
-    dnnl::matmul(product).execute(stream,
-                                  {{DNNL_ARG_SRC, memory(product.src_desc(), a)},
-                                   {DNNL_ARG_WEIGHTS, memory(product.weights_desc(), b)},
-                                   {DNNL_ARG_DST, memory(product.dst_desc(), c)},
-                                   {DNNL_ARG_SCRATCHPAD, scratchpad(product.scratchpad_desc())}});
-    stream.wait();
-  } catch (const dnnl::error& error) {
-    check_onednn(error.status, "matmul");
-  }
+  multiply(memory(describe<BF16>(m, k, transpose_a, lda), a),
+           memory(describe<BF16>(k, n, transpose_b, ldb), b),
+           memory(describe<C>(m, n, Transpose::kNo, ldc), c), accumulate);
 }
 
 template void onednn_bf16_gemm(Transpose, Transpose, int64_t, int64_t, int64_t, const BF16*,
@@ -173,6 +180,47 @@ void onednn_bf16_weight_gradient(int64_t m, int64_t n, int64_t k, const BF16* a,
     check_onednn(error.status, "inner product");
   }
 }
+
+struct OnednnPacked::Data {
+  int64_t k, n;
+  dnnl::memory matrix;
+};
+
+OnednnPacked::OnednnPacked(DType dtype, Transpose transpose_b, int64_t k, int64_t n, const void* b,
+                           int64_t ldb) {
+  constexpr int64_t kRows = 64;  // of the products that oneDNN is to choose the order for
+  const auto chosen = [&]<class T>(T) {
+    const dnnl::memory::desc any({k, n}, kDataType<T>, dnnl::memory::format_tag::any);
+    dnnl::memory from = memory(describe<T>(k, n, transpose_b, ldb), b);
+    dnnl::memory to(describe_product<dnnl::matmul>(describe<T>(kRows, k, Transpose::kNo, k), any,
+                                                   describe<T>(kRows, n, Transpose::kNo, n), {})
+                        .weights_desc(),
+                    engine());
+    dnnl::stream stream(engine());
+    dnnl::reorder(from, to).execute(stream, from, to);
+    stream.wait();
+    return to;
+  };
+  try {
+    data_.reset(new Data{k, n, dtype == DType::kBF16 ? chosen(BF16{}) : chosen(0.0f)});
+  } catch (const dnnl::error& error) {
+    check_onednn(error.status, "reorder");
+  }
+}
+
+OnednnPacked::~OnednnPacked() = default;
+OnednnPacked::OnednnPacked(OnednnPacked&&) noexcept = default;
+
+template <class A, class C>
+void OnednnPacked::multiply(int64_t m, const A* a, C* c) const {
+  const auto [k, n, matrix] = *data_;
+  clip::multiply(memory(describe<A>(m, k, Transpose::kNo, k), a), matrix,
+                 memory(describe<C>(m, n, Transpose::kNo, n), c), Accumulate::kNo);
+}
+
+template void OnednnPacked::multiply(int64_t, const float*, float*) const;
+template void OnednnPacked::multiply(int64_t, const BF16*, BF16*) const;
+template void OnednnPacked::multiply(int64_t, const BF16*, float*) const;
 
 bool onednn_has_bf16() {
   constexpr int kNeeded = dnnl_cpu_isa_avx512_core_bf16;  // a bit for each set of instructions

@@ -1,8 +1,9 @@
-// The matrix products of oneDNN, behind three functions: nothing else in the project includes its
-// headers. Versions 2 and 3 both serve.
+// The matrix products of oneDNN: nothing else in the project includes its headers. Versions 2 and 3
+// both serve.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "engine/backend.h"
 #include "engine/cpu/bfloat16.h"
@@ -33,6 +34,27 @@ void onednn_bf16_gemm(Transpose transpose_a, Transpose transpose_b, int64_t m, i
 /// is transposed.
 void onednn_bf16_weight_gradient(int64_t m, int64_t n, int64_t k, const BF16* a, const BF16* b,
                                  float* c);
+
+/// A factor op(b) [k, n], F32 or BF16, copied into the order that oneDNN's kernels read it in: for
+/// many products, of few rows above all, for which that copy costs more than the product.
+class OnednnPacked {
+ public:
+  /// b of this dtype, stored with rows of length ldb. Copied by all threads.
+  OnednnPacked(DType dtype, Transpose transpose_b, int64_t k, int64_t n, const void* b,
+               int64_t ldb);
+  ~OnednnPacked();
+  OnednnPacked(OnednnPacked&&) noexcept;
+  OnednnPacked& operator=(OnednnPacked&&) = delete;
+
+  /// c [m, n] = a op(b) for a [m, k], by the calling thread alone. A is the packed dtype; neither a
+  /// nor c has gaps between its rows, which would cost the fast kernels.
+  template <class A, class C>
+  void multiply(int64_t m, const A* a, C* c) const;
+
+ private:
+  struct Data;
+  std::unique_ptr<Data> data_;
+};
 
 /// True if the processor multiplies BF16 with instructions made for it (AVX512-BF16, AMX) and the
 /// environment does not forbid them to oneDNN (ONEDNN_MAX_CPU_ISA). Only then may BF16 products be
