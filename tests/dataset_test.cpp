@@ -240,6 +240,15 @@ TEST(ClassFolder, NamesAClassWithoutPictures) {
                   folder.path("data/dog") + " holds no picture");
 }
 
+TEST(PicturesUnder, ListsWhatIsReadAndWebPSoThatItIsMissedByName) {
+  const ScratchFolder folder;
+  for (const char* name : {"a.pgm", "b.PNM", "c.webp", "d.jpeg", "e.txt", "f"})
+    folder.write(concat("data/", name), "");
+  const Strings expected = {folder.path("data/a.pgm"), folder.path("data/b.PNM"),
+                            folder.path("data/c.webp"), folder.path("data/d.jpeg")};
+  EXPECT_EQ(pictures_under(folder.path("data")), expected);
+}
+
 TEST(ClassFolder, RefusesAFolderWithoutSubfolders) {
   const ScratchFolder folder;
   folder.write("data/a.png", "");
