@@ -204,7 +204,7 @@ TEST(FolderDataset, SaysWhatItExpectedOfAFolderOfClasses) {
   const std::string error = error_message([&] { open_folder_dataset(folder.path("data")); });
   expect_contains(error, "each with a .txt of the same name");
   expect_contains(error, "2 pictures without one");
-  expect_contains(error, "evaluation");
+  expect_contains(error, "zero_shot");
 }
 
 TEST(FolderDataset, NamesAFolderThatIsMissingOrAFile) {
