@@ -167,7 +167,7 @@ std::optional<Preprocess> preprocess_from_processor(const std::string& text,
                                                     const std::string& origin, int64_t image_size) {
   constexpr const char* kPart = "image_processor";
   const json whole = parse_json(text, origin);
-  if (!whole.is_object() || !whole.contains(kPart)) return std::nullopt;
+  if (!whole.is_object() || whole.value(kPart, json()).is_null()) return std::nullopt;
   return preprocess_from(whole[kPart], kPart, origin, image_size);
 }
 

@@ -250,8 +250,12 @@ TEST_F(ShardedFolder, PicturesArePreparedAsThePreprocessorSays) {
 
 TEST_F(ShardedFolder, PicturesArePreparedAsTheProcessorOfTransformers5Says) {
   folder_.write("model/preprocessor_config.json", R"({"resample": 2, "size": 8, "crop_size": 8})");
-  folder_.write("model/processor_config.json", R"({"processor_class": "CLIPProcessor"})");
-  EXPECT_EQ(load_config(folder_.path("model")).vision.preprocess.short_side, 0);
+  for (const char* without :
+       {R"({"processor_class": "CLIPProcessor"})", R"({"image_processor": null})"}) {
+    folder_.write("model/processor_config.json", without);
+    EXPECT_EQ(load_config(folder_.path("model")).vision.preprocess.interpolation,
+              Interpolation::kBilinear);
+  }
   folder_.write("model/processor_config.json",
                 R"({"image_processor": {"image_mean": 0.5, "size": 12, "crop_size": 8}})");
   const Preprocess rules = load_config(folder_.path("model")).vision.preprocess;
