@@ -500,7 +500,7 @@ help:
 	  'make fuzz          damaged files of every kind, FUZZ_SECONDS=60 each, under the sanitizers; led by coverage' \
 	  '                   where clang++ has libFuzzer' \
 	  'make test-exact    features of models of real size against the libraries that made their files;' \
-	  '                   BENCH_PYTHON=a Python with torch, open_clip, transformers' \
+	  '                   BENCH_PYTHON=a Python with torch, open_clip, transformers; EXACT_MODELS="RN50 ..."' \
 	  'make bench         our speed beside the floor; with BENCH_PYTHON=... beside the peers, too' \
 	  'make gpu-tests     the tests of a GPU alone; gpu-check: all that a GPU can be asked, with speeds' \
 	  'make cuda-report   registers, spills and memory of each GPU kernel' \

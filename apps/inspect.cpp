@@ -86,16 +86,13 @@ json text_json(const TextConfig& text) {
   return words;
 }
 
-/// The presets with these towers, whatever they prepare pictures like and minimise; of another
-/// activation too where it is not known.
-json name_of(ClipConfig config, bool is_gelu_known) {
-  config.vision.preprocess = {};
-  config.init_logit_bias = {};
+/// The presets with these towers; of another activation too where it is not known.
+json name_of(const ClipConfig& config, bool is_gelu_known) {
   std::string names;
   for (const std::string& name : preset_names()) {
     ClipConfig candidate = preset(name);
     if (!is_gelu_known) candidate.gelu = config.gelu;
-    if (to_json(candidate) == to_json(config)) names += (names.empty() ? "" : " or ") + name;
+    if (same_architecture(candidate, config)) names += (names.empty() ? "" : " or ") + name;
   }
   return names.empty() ? json() : json(names);
 }
@@ -158,7 +155,8 @@ void report_weights(const Weights& weights, bool with_tensors, json& report) {
   if (with_tensors) report["tensors"] = tensors;
 }
 
-/// Sizes and activation, as far as they can be known; what cannot be is told.
+/// Sizes and activation, as far as they can be known; what cannot be is told: "unknown" lacks a
+/// choice of the user's, "unusable" is damaged or of another kind of model.
 void report_configuration(const std::string& path, const WeightChoice& choice,
                           const Weights& weights, json& report) {
   ClipConfig config;
@@ -166,13 +164,16 @@ void report_configuration(const std::string& path, const WeightChoice& choice,
   try {
     config = load_config(path, choice);
     report["activation"] = config.gelu == Gelu::kQuick ? "QuickGELU" : "GELU";
-  } catch (const Error& unknown) {
+  } catch (const UsageError& unknown) {
     report["unknown"] = unknown.what();
     try {  // the sizes may be known without the activation
       config = load_config(path, {choice.model, true});
     } catch (const Error&) {
       return;
     }
+  } catch (const Error& unusable) {
+    report["unusable"] = unusable.what();
+    return;
   }
   report["architecture"] = {{"name", name_of(config, !report.contains("unknown"))},
                             {"embed_dim", config.embed_dim},
@@ -284,6 +285,8 @@ void inspect(int argc, const char* const* argv) {
   for (const json& tensor : report["not_finite"])
     std::cerr << concat("warning: ", one_line(tensor["name"].get<std::string>()), " holds ",
                         tensor["numbers"], " numbers that are NaN or infinite\n");
+  const auto unusable = report.find("unusable");
+  if (unusable != report.end()) throw Error(unusable->get<std::string>());
 }
 
 }  // namespace

@@ -46,7 +46,8 @@ std::optional<std::string> newest_checkpoint(const std::string& run_folder);
 /// models/weights.h: open_clip's and Hugging Face's folders, OpenAI's archives, bare state dicts.
 
 /// The model's sizes and activation, from its configuration file; without one, from the shapes of
-/// its weights and `choice`, whose model is not looked at where there is a configuration.
+/// its weights and `choice`.
+/// throws clip::UsageError if `choice` names another model than the configuration describes
 ClipConfig load_config(const std::string& checkpoint, const WeightChoice& choice = {});
 
 /// From the folder, or the one that a weight file lies in.

@@ -1,5 +1,6 @@
 #include "models/config.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/check.h"
@@ -197,6 +198,15 @@ std::vector<std::string> preset_names() {
   return names;
 }
 
+bool same_architecture(ClipConfig a, ClipConfig b) {
+  for (ClipConfig* config : {&a, &b}) {
+    config->vision.preprocess = {};
+    config->init_logit_scale = 0;
+    config->init_logit_bias = {};
+  }
+  return to_json(a) == to_json(b);
+}
+
 ClipConfig with_sigmoid_loss(ClipConfig config, double init_logit_bias) {
   config.init_logit_scale = std::log(10.0);
   config.init_logit_bias = init_logit_bias;
@@ -204,12 +214,14 @@ ClipConfig with_sigmoid_loss(ClipConfig config, double init_logit_bias) {
 }
 
 ClipConfig preset(const std::string& name) {
-  std::string names;
+  std::string names, dashed = name;
+  std::replace(dashed.begin(), dashed.end(), '/', '-');
   for (const Preset& preset : presets()) {
-    if (name == preset.name) return {preset.embed_dim, preset.gelu, preset.vision, preset.text};
+    if (dashed == preset.name) return {preset.embed_dim, preset.gelu, preset.vision, preset.text};
     names += (names.empty() ? "" : ", ") + std::string(preset.name);
   }
-  throw UsageError(concat("there is no model called '", name, "'; there are ", names));
+  throw UsageError(concat("there is no model called '", name, "'; there are ", names,
+                          ", and open_clip configuration files (.json)"));
 }
 
 ClipConfig preset_or_file(const std::string& model) {

@@ -77,10 +77,14 @@ std::string variation_of(const TextConfig& text);
 /// A model by name. Names and sizes are open_clip's, where "ViT-B-32" computes exact GELU and
 /// "ViT-B-32-quickgelu" the QuickGELU of OpenAI's own weights; likewise ViT-B-16, ViT-L-14,
 /// ViT-L-14-336 and the ResNets RN50 to RN50x64. ViT-S, ViT-M, ViT-H, ViT-g and ViT-bigG are
-/// LAION's. "tiny" and "emoji" are ours, for the CPU.
+/// LAION's. "tiny" and "emoji" are ours, for the CPU. "ViT-B/32" is "ViT-B-32", as in open_clip.
 /// throws clip::UsageError that lists the names if there is none
 ClipConfig preset(const std::string& name);
 std::vector<std::string> preset_names();  ///< smallest first
+
+/// Whether both have the same towers and activation, whatever they prepare pictures like and
+/// minimise.
+bool same_architecture(ClipConfig a, ClipConfig b);
 
 /// The same towers with the sigmoid loss, whose scale starts at 10.
 /// Source: Zhai et al. 2023, section 3.2

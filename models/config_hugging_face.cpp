@@ -110,6 +110,8 @@ ClipConfig config_from_hugging_face(const std::string& text, const std::string& 
   const json whole = parse_json(text, origin);
   CLIP_CHECK(whole.is_object(), origin, ": must hold an object, got ", shown(whole));
   const json type = whole.value("model_type", json());
+  CLIP_CHECK(type != "clip_text_model" && type != "clip_vision_model", origin, ": a model of ",
+             shown(type), ", one tower alone; both are needed");
   CLIP_CHECK(type == "clip", origin, ": model_type must be \"clip\", got ", shown(type));
   const json text_object = tower_object(whole, "text_config", origin);
   const json vision_object = tower_object(whole, "vision_config", origin);

@@ -23,8 +23,9 @@ std::string lower_case(std::string_view text) {
 }
 
 bool is_picture_extension(std::string_view extension) {
-  constexpr std::array<std::string_view, 7> kKnown = {"png", "jpg", "jpeg", "bmp",
-                                                      "gif", "tga", "ppm"};
+  // WebP cannot be read: that it was met is told, which leaving it out would not.
+  constexpr std::array<std::string_view, 10> kKnown = {"png", "jpg", "jpeg", "bmp", "gif",
+                                                       "tga", "ppm", "pgm",  "pnm", "webp"};
   return std::find(kKnown.begin(), kKnown.end(), lower_case(extension)) != kKnown.end();
 }
 

@@ -20,7 +20,7 @@ enum class DataKind { kFolder, kCsv, kTar, kUnknown };
 DataKind data_kind(const std::string& data);
 
 /// The extensions below, as error sentences list them.
-inline constexpr std::string_view kPictureExtensions = "png, jpg, jpeg, bmp, gif, tga or ppm";
+inline constexpr std::string_view kPictureExtensions = "png, jpg, jpeg, bmp, gif, tga, ppm or pgm";
 
 /// `extension` without its dot, in any case.
 bool is_picture_extension(std::string_view extension);

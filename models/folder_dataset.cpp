@@ -83,9 +83,10 @@ class FolderDataset : public Dataset {
     if (!pairs_.empty()) return;
     const std::string found =
         without_caption_ > 0
-            ? concat(without_caption_,
-                     " pictures without one (a folder of one subfolder per class is for "
-                     "evaluation, not for training)")
+            ? concat(
+                  without_caption_,
+                  " pictures without one (classes of pictures in subfolders are for zero_shot and "
+                  "evaluate linear_probe)")
             : "no picture";
     throw Error(concat("the folder ", path_, " holds no sample: expected pictures (",
                        kPictureExtensions, "), each with a .txt of the same name, found ", found));

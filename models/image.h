@@ -17,7 +17,7 @@ struct Image {
   std::vector<uint8_t> pixels;
 };
 
-/// Decodes PNG, JPEG, BMP, GIF (first frame), TGA, PSD or 8-bit binary PNM to RGB: grey is
+/// Decodes PNG, JPEG, BMP, GIF (first frame), TGA, PSD or 8-bit binary PPM or PGM to RGB: grey is
 /// repeated, palettes are looked up, 16 bits are cut to 8 (but clipped in grey PNGs without alpha),
 /// alpha and EXIF rotation are ignored.
 ///

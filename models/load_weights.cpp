@@ -16,8 +16,8 @@ namespace {
 constexpr int64_t kMaxConfigBytes = 1 << 20;
 
 void check_fits(const Weight& weight, const Shape& shape) {
-  CLIP_CHECK(fits(weight, shape), weight.file, ": tensor ", weight.name, " must have shape ", shape,
-             ", has ", shown(weight.shape()));
+  CLIP_CHECK(fits(weight, shape), weight.file, ": tensor ", weight.name, " must have shape ",
+             shown(sizes_of(shape)), ", has ", shown(weight.shape()));
   weight.check_float();
 }
 
@@ -46,6 +46,31 @@ ModelFiles files_of(const std::string& checkpoint) {
   const auto files = find_model_files(checkpoint);
   CLIP_CHECK(files, checkpoint, " holds no weights: none of ", weight_file_names());
   return *files;
+}
+
+// What a user takes a model for must be what it is.
+void check_named(const WeightChoice& choice, const ClipConfig& config, const std::string& origin) {
+  ClipConfig named = preset_or_file(choice.model);
+  if (choice.force_quick_gelu) named.gelu = Gelu::kQuick;
+  named.text.vocab_size = config.text.vocab_size;  // that of captions may have fewer ids
+  if (same_architecture(named, config)) return;
+  named.gelu = config.gelu;
+  const bool same_sizes = same_architecture(named, config);
+  throw UsageError(concat("--model ", choice.model, " is not the model that ", origin, " describes",
+                          same_sizes ? ": one computes QuickGELU, the other exact GELU" : "",
+                          "; without --model the file decides"));
+}
+
+// transformers looks into processor_config.json first.
+void read_preprocessing(const ModelFiles& files, VisionConfig& vision) {
+  if (!files.processor.empty()) {
+    const auto rules = preprocess_from_processor(read_file(files.processor, kMaxConfigBytes),
+                                                 files.processor, vision.image_size);
+    if (rules) return void(vision.preprocess = *rules);
+  }
+  if (!files.preprocessor.empty())
+    vision.preprocess = preprocess_from_hugging_face(read_file(files.preprocessor, kMaxConfigBytes),
+                                                     files.preprocessor, vision.image_size);
 }
 
 }  // namespace
@@ -85,11 +110,9 @@ ClipConfig load_config(const std::string& checkpoint, const WeightChoice& choice
   const bool is_open_clip = files.layout == ModelFiles::Layout::kOpenClip;
   ClipConfig config = is_open_clip ? config_from_json(text, files.config)
                                    : config_from_hugging_face(text, files.config);
-  if (!files.preprocessor.empty())
-    config.vision.preprocess =
-        preprocess_from_hugging_face(read_file(files.preprocessor, kMaxConfigBytes),
-                                     files.preprocessor, config.vision.image_size);
+  if (!is_open_clip) read_preprocessing(files, config.vision);
   if (choice.force_quick_gelu) config.gelu = Gelu::kQuick;
+  if (!choice.model.empty()) check_named(choice, config, files.config);
   return config;
 }
 

@@ -51,8 +51,10 @@ std::optional<ModelFiles> find_model_files(const std::string& path) {
     } else {
       files.layout = known.layout;
     }
-    if (files.layout == ModelFiles::Layout::kHuggingFace)
+    if (files.layout == ModelFiles::Layout::kHuggingFace) {
       files.preprocessor = existing(folder, "preprocessor_config.json");
+      files.processor = existing(folder, "processor_config.json");
+    }
     break;
   }
   if (files.weights.empty()) return std::nullopt;

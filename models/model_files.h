@@ -19,7 +19,9 @@ struct ModelFiles {
   std::string config;
   std::string missing_config;  ///< that of weights that should have one beside them
   std::string tokenizer;
-  std::string preprocessor;  ///< Hugging Face's
+  /// Hugging Face's preprocessor_config.json, and processor_config.json in which transformers 5 keeps
+  /// the same; whichever there are.
+  std::string preprocessor, processor;
 };
 
 /// path      a folder with weights, or a weight file. A file has a configuration if it bears one of

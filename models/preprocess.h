@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 
 #include "autograd/ops.h"
@@ -63,6 +64,11 @@ Preprocess preprocess_from_open_clip(const nlohmann::json& object, const std::st
 /// another processing
 Preprocess preprocess_from_hugging_face(const std::string& json, const std::string& origin,
                                         int64_t image_size);
+
+/// The same from the "image_processor" of Hugging Face's processor_config.json; nothing if it has
+/// none, as those from before transformers 5.
+std::optional<Preprocess> preprocess_from_processor(const std::string& json,
+                                                    const std::string& origin, int64_t image_size);
 
 /// The former, for pictures of size x size. Hugging Face's crop begins where kDown has it, whatever
 /// the rules say: a pixel off where the two differ.

@@ -98,10 +98,12 @@ std::string to_preprocessor_json(const Preprocess& rules, int64_t size) {
   return whole.dump(2) + "\n";
 }
 
-Preprocess preprocess_from_hugging_face(const std::string& text, const std::string& origin,
-                                        int64_t image_size) {
-  const json whole = parse_json(text, origin);
-  ConfigFields fields(whole, "", origin);
+namespace {
+
+// object: CLIPImageProcessor's, which errors call `name`
+Preprocess preprocess_from(const json& object, const std::string& name, const std::string& origin,
+                           int64_t image_size) {
+  ConfigFields fields(object, name, origin);
   for (const char* field : {"image_processor_type", "feature_extractor_type"}) {
     const json* type = fields.find(field);
     if (type != nullptr && !(type->is_string() && type->get<std::string>().starts_with("CLIP")))
@@ -152,6 +154,21 @@ Preprocess preprocess_from_hugging_face(const std::string& text, const std::stri
     for (double& value : rules.std) value /= scale;
   }
   return rules;
+}
+
+}  // namespace
+
+Preprocess preprocess_from_hugging_face(const std::string& text, const std::string& origin,
+                                        int64_t image_size) {
+  return preprocess_from(parse_json(text, origin), "", origin, image_size);
+}
+
+std::optional<Preprocess> preprocess_from_processor(const std::string& text,
+                                                    const std::string& origin, int64_t image_size) {
+  constexpr const char* kPart = "image_processor";
+  const json whole = parse_json(text, origin);
+  if (!whole.is_object() || whole.value(kPart, json()).is_null()) return std::nullopt;
+  return preprocess_from(whole[kPart], kPart, origin, image_size);
 }
 
 }  // namespace clip

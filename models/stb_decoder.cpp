@@ -108,7 +108,7 @@ std::pair<int64_t, int64_t> read_size(Bytes bytes, const std::string& name) {
   CLIP_CHECK(is_known && stbi_info_from_memory(bytes.data(), static_cast<int>(bytes.size()), &width,
                                                &height, &channels) != 0,
              "picture '", name,
-             "' is not PNG, JPEG, BMP, GIF, TGA, PSD or binary PNM, its header "
+             "' is not PNG, JPEG, BMP, GIF, TGA, PSD, binary PPM or PGM, its header "
              "is broken, or it has more than ",
              kMaxImagePixels, " pixels");
   // A BMP stored from top to bottom has a negative height.

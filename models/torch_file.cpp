@@ -192,7 +192,7 @@ const MappedFile& checked(const MappedFile& file) {
   CLIP_CHECK(!file.bytes().empty(), path, ": the file is empty");
   CLIP_CHECK(file.bytes()[0] != std::byte{0x80}, path,
              ": a torch file in the format from before PyTorch 1.6, which is not read; in Python, "
-             "torch.save(torch.load(FILE), NEW) renews it");
+             "torch.save(torch.load(FILE, weights_only=True), NEW) renews it");
   CLIP_CHECK(is_zip(file.bytes()), path, ": no torch file (no zip archive)");
   return file;
 }

@@ -180,6 +180,10 @@ std::vector<std::vector<Guess>> classify(const Classifier& classifier, const Ten
   std::vector<std::vector<Guess>> all;
   for (int64_t row = 0; row < similarity.size(0); ++row) {
     const float* cosine = similarity.data<float>() + row * classes;
+    for (int64_t label = 0; label < classes; ++label)
+      CLIP_CHECK(std::isfinite(cosine[label]), "the cosine of a picture and the class ",
+                 shown(classifier.words.labels[static_cast<size_t>(label)]),
+                 " is NaN or infinite, and so no answer: the model's numbers are damaged");
     const double largest = *std::max_element(cosine, cosine + classes);
     double total = 0;
     for (int64_t label = 0; label < classes; ++label)

@@ -51,6 +51,7 @@ struct Guess {
 /// first). A model of the sigmoid loss answers for each class alone, sigmoid(exp(logit_scale) cosine
 /// + logit_bias): where nothing fits, nothing is probable. features [N, E], rows of unit length;
 /// returns N lists of all classes
+/// throws clip::Error if a cosine is NaN or infinite
 std::vector<std::vector<Guess>> classify(const Classifier& classifier, const Tensor& features,
                                          double logit_scale, std::optional<double> logit_bias = {});
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "tests/error_message.h"
 
 namespace clip {
@@ -48,6 +50,17 @@ TEST(Accuracy, MistakesAreCountedByWhatWasAnsweredInstead) {
 TEST(Accuracy, AnAnswerIsNeeded) {
   Accuracy accuracy(2);
   EXPECT_TRUE(says(error_message([&] { count(accuracy, 0, {}); }), "needs an answer"));
+}
+
+TEST(Classify, ACosineThatIsNoNumberIsRefusedAndItsClassNamed) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  const Classifier classifier{{.labels = {"cat", "dog"}, .templates = {"{}"}},
+                              Tensor::from<float>(cpu_backend(), {2, 2}, {1, 0, kNan, 1})};
+  const auto ask = [&](const std::vector<float>& feature) {
+    classify(classifier, Tensor::from<float>(cpu_backend(), {1, 2}, feature), 0);
+  };
+  EXPECT_TRUE(says(error_message([&] { ask({1, 0}); }), "\"dog\"", "NaN"));
+  EXPECT_TRUE(says(error_message([&] { ask({kNan, 0}); }), "\"cat\"", "NaN"));
 }
 
 }  // namespace

@@ -280,9 +280,12 @@ TEST_F(BadInput, WeightsOfAnotherShapeAreNamedWithBothShapes) {
   auto json = nlohmann::json::parse(file_bytes(config));
   json["model_cfg"]["embed_dim"] = 24;
   folder_.write("model/open_clip_config.json", json.dump());
-  zero_shot_refuses({"--images", "pairs/00.png"}, 1, {"visual.proj", "[32, 24]", "[32,16]"});
+  train_refuses({"--train-data", "pairs.csv", "--pretrained", "model"}, 2,
+                {"--model m.json", "model/open_clip_config.json"});
+  folder_.write("m.json", json["model_cfg"].dump());
+  zero_shot_refuses({"--images", "pairs/00.png"}, 1, {"visual.proj", "[32,24]", "[32,16]"});
   train_refuses({"--train-data", "pairs.csv", "--pretrained", "model"}, 1,
-                {"visual.proj", "[32, 24]", "[32,16]"});
+                {"visual.proj", "[32,24]", "[32,16]"});
 }
 
 TEST_F(BadInput, ATokenizerOfAnotherKindIsRefused) {

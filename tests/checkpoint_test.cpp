@@ -192,7 +192,7 @@ TEST(Checkpoint, NamesTheTensorThatDoesNotFit) {
   std::vector<SafetensorsItem> items = good;
   items[1].shape = {65, 300};
   std::string message = refusal_of_weights(path, items);
-  EXPECT_TRUE(says(message, path + kWeights, "token_embedding.weight", "[300, 65]", "[65,300]"))
+  EXPECT_TRUE(says(message, path + kWeights, "token_embedding.weight", "[300,65]", "[65,300]"))
       << message;
 
   items = good;

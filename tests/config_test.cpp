@@ -83,7 +83,8 @@ TEST(Config, EveryPresetFitsItselfAndSurvivesItsFile) {
 TEST(Config, AnUnknownPresetIsAUsageErrorThatListsTheNames) {
   EXPECT_THROW(preset("ViT-B-33"), UsageError);
   const std::string message = error_message([] { preset("ViT-B-33"); });
-  EXPECT_TRUE(says(message, "ViT-B-33", "ViT-B-32-quickgelu", "tiny", "emoji")) << message;
+  EXPECT_TRUE(says(message, "ViT-B-33", "ViT-B-32-quickgelu", "tiny", "emoji", ".json")) << message;
+  EXPECT_EQ(to_json(preset("ViT-L/14")), to_json(preset("ViT-L-14")));
 }
 
 TEST(Config, TheFileSaysWhatOpenClipReads) {

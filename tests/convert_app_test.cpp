@@ -332,6 +332,19 @@ TEST_F(ConvertApp, InspectTellsAResNetWithItsRunningStatistics) {
   EXPECT_NE(text.out.find("kind ModifiedResNet, layers [2,1,1,1]"), std::string::npos) << text.out;
 }
 
+TEST_F(ConvertApp, InspectShowsTheWeightsBesideAConfigurationOfNoUseAndFails) {
+  fs::copy(stored("open_clip"), folder_.path("a"));
+  folder_.write("a/open_clip_config.json", R"({"model_cfg": {)");
+  const AppResult cut = run_app("inspect", {"a", "--json"}, folder_);
+  EXPECT_EQ(cut.status, 1);
+  EXPECT_EQ(cut.err, "inspect: a/open_clip_config.json: no valid JSON, syntax error at byte 16\n");
+  EXPECT_GT(json::parse(cut.out)["parameters"]["total"], 0);
+  converted(stored("hugging_face"), "huggingface", "text", {"--text-only"});
+  const AppResult tower = run_app("inspect", {"text"}, folder_);
+  EXPECT_EQ(tower.status, 1);
+  EXPECT_NE(tower.err.find("\"clip_text_model\", one tower alone"), std::string::npos) << tower.err;
+}
+
 TEST_F(ConvertApp, InspectTellsWhatATowerHasBeyondThePlainOne) {
   ClipConfig config = config_from_json(kSmallModel, "test");
   config.vision.pool = Pool::kAverage;

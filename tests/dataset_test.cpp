@@ -204,7 +204,7 @@ TEST(FolderDataset, SaysWhatItExpectedOfAFolderOfClasses) {
   const std::string error = error_message([&] { open_folder_dataset(folder.path("data")); });
   expect_contains(error, "each with a .txt of the same name");
   expect_contains(error, "2 pictures without one");
-  expect_contains(error, "evaluation");
+  expect_contains(error, "zero_shot");
 }
 
 TEST(FolderDataset, NamesAFolderThatIsMissingOrAFile) {
@@ -238,6 +238,15 @@ TEST(ClassFolder, NamesAClassWithoutPictures) {
   folder.write("data/dog/a.txt", "");
   expect_contains(error_message([&] { read_class_folder(folder.path("data")); }),
                   folder.path("data/dog") + " holds no picture");
+}
+
+TEST(PicturesUnder, ListsWhatIsReadAndWebPSoThatItIsMissedByName) {
+  const ScratchFolder folder;
+  for (const char* name : {"a.pgm", "b.PNM", "c.webp", "d.jpeg", "e.txt", "f"})
+    folder.write(concat("data/", name), "");
+  const Strings expected = {folder.path("data/a.pgm"), folder.path("data/b.PNM"),
+                            folder.path("data/c.webp"), folder.path("data/d.jpeg")};
+  EXPECT_EQ(pictures_under(folder.path("data")), expected);
 }
 
 TEST(ClassFolder, RefusesAFolderWithoutSubfolders) {

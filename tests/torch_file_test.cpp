@@ -190,7 +190,8 @@ TEST_F(TorchFileTest, TellsTheOldFormatAndOtherFilesApart) {
     const std::string path = folder_.write("other.pt", bytes);
     return error_message([&] { TorchFile file(path); });
   };
-  EXPECT_TRUE(says(message_of("\x80\x02\x8a\nl\xfc\x9c"), "before PyTorch 1.6", "torch.save"));
+  EXPECT_TRUE(says(message_of("\x80\x02\x8a\nl\xfc\x9c"), "before PyTorch 1.6", "torch.save",
+                   "weights_only=True"));
   EXPECT_TRUE(says(message_of("GIF89a"), "no torch file"));
   EXPECT_TRUE(says(message_of(""), "empty"));
   EXPECT_TRUE(says(message_of("PK\3\4"), "cut short"));

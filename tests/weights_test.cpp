@@ -128,6 +128,22 @@ TEST(Weights, TheOptionDecidesTheActivationOfAFolder) {
             Gelu::kQuick);
 }
 
+TEST(Weights, ANamedModelMustBeTheOneThatTheConfigurationDescribes) {
+  const ScratchFolder folder, folder_of_other;
+  const std::string same = small_model(folder, true, 2);
+  const std::string other = small_model(folder_of_other, false, 2);
+  const auto message = [&](const std::string& model, bool quick) {
+    return error_message(
+        [&] { load_config(stored("open_clip"), {.model = model, .force_quick_gelu = quick}); });
+  };
+  EXPECT_EQ(message(same, false), "(no error)");
+  EXPECT_EQ(message(other, true), "(no error)");
+  EXPECT_TRUE(says(message(other, false), "--model " + other, "open_clip_config.json", "QuickGELU"))
+      << message(other, false);
+  EXPECT_TRUE(says(message("RN50", false), "--model RN50", "open_clip_config.json"));
+  EXPECT_FALSE(says(message("RN50", false), "GELU"));
+}
+
 TEST(Weights, AFolderWithoutItsConfigurationIsRefusedUnlessTheModelIsNamed) {
   const ScratchFolder folder;
   fs::copy(stored("open_clip"), folder.path("model"));
@@ -230,6 +246,26 @@ TEST_F(ShardedFolder, PicturesArePreparedAsThePreprocessorSays) {
   EXPECT_EQ(rules.short_side, 12);
   folder_.write("model/preprocessor_config.json", R"({"resample": 1, "size": 8, "crop_size": 8})");
   EXPECT_TRUE(says(refusal(), "preprocessor_config.json", "resample", "1")) << refusal();
+}
+
+TEST_F(ShardedFolder, PicturesArePreparedAsTheProcessorOfTransformers5Says) {
+  folder_.write("model/preprocessor_config.json", R"({"resample": 2, "size": 8, "crop_size": 8})");
+  for (const char* without :
+       {R"({"processor_class": "CLIPProcessor"})", R"({"image_processor": null})"}) {
+    folder_.write("model/processor_config.json", without);
+    EXPECT_EQ(load_config(folder_.path("model")).vision.preprocess.interpolation,
+              Interpolation::kBilinear);
+  }
+  folder_.write("model/processor_config.json",
+                R"({"image_processor": {"image_mean": 0.5, "size": 12, "crop_size": 8}})");
+  const Preprocess rules = load_config(folder_.path("model")).vision.preprocess;
+  EXPECT_EQ(rules.mean, (std::array{0.5, 0.5, 0.5}));
+  EXPECT_EQ(rules.interpolation, Interpolation::kBicubic);
+  EXPECT_EQ(rules.short_side, 12);
+  folder_.write("model/processor_config.json",
+                R"({"image_processor": {"resample": 1, "size": 8, "crop_size": 8}})");
+  EXPECT_TRUE(says(refusal(), "/processor_config.json", "image_processor.resample", "1"))
+      << refusal();
 }
 
 TEST(Weights, ALogitBiasTellsTheSigmoidLoss) {

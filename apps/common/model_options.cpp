@@ -24,7 +24,7 @@ void add_model_options(po::options_description& options) {
   // clang-format off
   options.add_options()
     ("model", text(), "for weights without a configuration: the model by name, or an open_clip configuration file "
-                      "(.json); empty: by the shapes")
+                      "(.json); empty: by the shapes; must agree with a configuration that there is")
     ("force-quick-gelu", po::bool_switch(), "the model computes QuickGELU, whatever its files say")
     ("tokenizer", text(), "tokenizer.json, vocab.json with merges.txt beside it, a merges file, or a folder with "
                           "them; empty: the one beside the weights, else CLIP's own if its 49,408 ids fit and "
