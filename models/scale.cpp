@@ -137,7 +137,9 @@ StepMemory step_memory(const ClipConfig& config, const ScalePlan& plan) {
   memory.features = 4 * mine * width * kF32Bytes;
   // Beside the embeddings: log-sum-exps of all rows; of the rank's, sums and diagonals.
   memory.gathered = (2 * all * width + (softmax ? 2 * all + 5 * mine : 3 * mine)) * kF32Bytes;
-  memory.tiles = mine * std::min(all, real(kTileColumns)) * kF32Bytes;
+  // The softmax takes a tile of the rank's own pairs in both directions.
+  const double own_tile = (softmax ? 2 : 1) * std::min(mine, real(kTileColumns));
+  memory.tiles = mine * std::max(own_tile, std::min(all - mine, real(kTileColumns))) * kF32Bytes;
 
   const TowerMemory image = tower_memory(image_tower(config), number, plan.activations);
   const TowerMemory text =
@@ -220,12 +222,16 @@ StepTime step_time(const ClipConfig& config, const ScalePlan& plan, const Machin
   const double bandwidth = one_machine
                                ? machines.local_bytes_per_s
                                : std::min(machines.local_bytes_per_s, machines.link_bytes_per_s);
-  const double log_sum_exps = config.loss() == LossKind::kSoftmax ? 1 : 0;
+  const bool softmax = config.loss() == LossKind::kSoftmax;
+  const double log_sum_exps = softmax ? 1 : 0;
+  // Of mine x all x width: cosines (of the sigmoid's forward, one direction's) and again backward, of
+  // the rank's own pairs once for both directions; two products for the gradients.
+  const double loss_products = softmax ? 6 * all - 2 * mine : 5 * all - mine;
 
   StepTime time;
   time.compute = real(plan.accum_freq) * (forwards * forward + backward);
   time.gather = others * 2 * all * (width + log_sum_exps) * kF32Bytes / bandwidth;
-  time.loss = 6 * 2 * mine * all * width / machines.loss_flop_per_s;
+  time.loss = 2 * mine * width * loss_products / machines.loss_flop_per_s;
   const double element = 2 * others * kF32Bytes / bandwidth;
   time.reduce = real(flat_parameters(config).back().end) * element;
   const double text_share = flop.text / (flop.image + flop.text);

@@ -145,7 +145,7 @@ TEST(ScaleTime, OfOneRankIsItsFlopAndNothingElseButTheLoss) {
   const ClipConfig config = preset("tiny");
   const StepTime time = step_time(config, {.batch_size = 10, .text_length = 12}, round_machines());
   EXPECT_DOUBLE_EQ(time.compute, 10 * needed_flop(config, 12) / 1e12);
-  EXPECT_DOUBLE_EQ(time.loss, 12 * 10.0 * 10 * real(config.embed_dim) / 1e11);
+  EXPECT_DOUBLE_EQ(time.loss, 8 * 10.0 * 10 * real(config.embed_dim) / 1e11);
   EXPECT_EQ(time.gather, 0);
   EXPECT_EQ(time.reduce, 0);
   EXPECT_EQ(time.exposed, 0);
