@@ -6,7 +6,7 @@ BUILD is the folder of our programs. For each work ours and every peer run in tu
 and the medians and their ratios stand in one table. Ours is started anew each round, with two runs
 to warm up where it times itself (embed and start are cold); a peer warms up once and stays.
 --avx2 asks ours, PyTorch, its MKL and oneDNN for AVX2 at most; whether OpenVINO's own kernels obey
-is not known. Needs torch and open_clip; openvino for the towers.
+is not known; F32 alone, as AVX2 has no BF16. Needs torch and open_clip; openvino for the towers.
 """
 import argparse
 import json
@@ -180,6 +180,8 @@ def main():
         files = pathlib.Path(folder)
         (files / "pictures").mkdir(exist_ok=True)
         works = [w for w in WORKS if not chosen.only or w[0] in chosen.only]
+        if chosen.avx2:
+            works = [w for w in works if w[1] == "fp32"]
         if any(work in ("embed", "start") for work, _, _ in works):
             (files / "pictures").rmdir()
             subprocess.run([sys.executable, "-c", MAKE_FILES, folder, str(PICTURES)], check=True,
