@@ -82,7 +82,6 @@ void convert(int argc, const char* const* argv) {
   const ClipConfig& config = loaded.clip().config;
   const int64_t image_size = size_or(values, "image-size", config.vision.image_size);
   const int64_t context = size_or(values, "context-length", config.text.context_length);
-  loaded.constant.reset();
   if (image_size != config.vision.image_size || context != config.text.context_length)
     loaded.model = with_positions(*loaded.model, image_size, context);
   export_model(out, *loaded.model, loaded.tokenizer.get(), options);

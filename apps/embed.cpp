@@ -147,6 +147,7 @@ Result embed(Request& request) {
   const LoadedModel loaded = load_model(request.checkpoint, request.model, *device.backend,
                                         choose_precision(request.precision, *device.backend),
                                         pictures ? Words::kIfThere : Words::kNeeded);
+  const ConstantWeights constant(loaded.model->parameters);
   const Clip& clip = loaded.clip();
   Result result{.width = clip.config.embed_dim, .load_seconds = seconds_since(start)};
   NpyRows file(request.out, result.width);

@@ -7,6 +7,7 @@
 #include <iostream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "apps/common/accuracy_report.h"
 #include "apps/common/model_options.h"
@@ -246,6 +247,9 @@ void zero_shot(int argc, const char* const* argv) {
   const LoadedModel loaded = load_model(checkpoint, model_options, *device.backend,
                                         choose_precision(text("precision"), *device.backend));
   device.print_note();
+  std::optional<ConstantWeights> constant;
+  if (!data.empty())
+    constant.emplace(loaded.model->parameters);  // a few pictures start sooner without
   const Classifier classifier = classifier_for(loaded, words, own_model, save);
   if (data.empty()) return name_pictures(loaded, classifier, paths, top_k, as_json);
   report(measure(loaded, classifier, pictures), pictures, words.labels,

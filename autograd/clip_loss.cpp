@@ -15,20 +15,21 @@ namespace {
 /// One direction of the loss: local rows of one kind against all columns of the other.
 class Direction {
  public:
-  explicit Direction(const Tensor& rows)
+  Direction(const Tensor& rows, int64_t first_row)
       : log_sum_exp(Tensor::empty(rows.backend(), {rows.size(0)}, rows.dtype())),
         diagonal(Tensor::like(log_sum_exp)),
+        first_row_(first_row),
         row_max_(Tensor::like(log_sum_exp)),
         row_sum_(Tensor::like(log_sum_exp)) {}
 
-  /// Folds a tile [n, M] of the n rows from `begin` on into their sums.
-  void fold(int64_t begin, const Tensor& cosines, const Tensor& logit_scale, int64_t global_row,
-            int64_t first_column, Accumulate to_rows) {
+  /// Folds a tile [n, M] of the n local rows from `begin` on into their sums.
+  void fold(int64_t begin, const Tensor& cosines, const Tensor& logit_scale, int64_t first_column,
+            Accumulate to_rows) {
     const int64_t end = begin + cosines.size(0);
     Tensor maxima = row_max_.slice(begin, end), sums = row_sum_.slice(begin, end),
            pairs = diagonal.slice(begin, end);
-    cosines.backend().clip_loss_tile_forward(maxima, sums, pairs, cosines, logit_scale, global_row,
-                                             first_column, to_rows);
+    cosines.backend().clip_loss_tile_forward(maxima, sums, pairs, cosines, logit_scale,
+                                             first_row_ + begin, first_column, to_rows);
   }
   void finish() { log_sum_exp.backend().clip_loss_log_sum_exp(log_sum_exp, row_max_, row_sum_); }
 
@@ -36,6 +37,7 @@ class Direction {
   Tensor diagonal;     ///< [N], scaled cosines of the pairs
 
  private:
+  int64_t first_row_;
   Tensor row_max_, row_sum_;
 };
 
@@ -57,22 +59,19 @@ Variable clip_loss(const Variable& image_features, const Variable& text_features
   const GlobalPairs pairs = global_pairs(images, texts, comm, tile_columns);
   const int64_t first_row = pairs.first_row, global_rows = pairs.global_rows();
 
-  Direction image(images), text(texts);
+  Direction image(images, first_row), text(texts, first_row);
   pairs.for_own_tiles([&](int64_t first, const Tensor& cosines, const Tensor&) {
-    image.fold(0, cosines, scale, first_row, first,
-               first == first_row ? Accumulate::kNo : Accumulate::kYes);
-    text.fold(first - first_row, transposed(cosines), scale, first, first_row, Accumulate::kNo);
+    image.fold(0, cosines, scale, first, first == first_row ? Accumulate::kNo : Accumulate::kYes);
+    text.fold(first - first_row, transposed(cosines), scale, first_row, Accumulate::kNo);
   });
-  pairs.for_other_tiles(images, pairs.all_texts,
-                        [&](int64_t first, const Tensor& cosines, const Tensor&) {
-                          image.fold(0, cosines, scale, first_row, first, Accumulate::kYes);
-                        });
-  pairs.for_other_tiles(texts, pairs.all_images,
-                        [&](int64_t first, const Tensor& cosines, const Tensor&) {
-                          text.fold(0, cosines, scale, first_row, first, Accumulate::kYes);
-                        });
-  image.finish();
-  text.finish();
+  const auto fold_others = [&](Direction& direction, const Tensor& local, const Tensor& columns) {
+    pairs.for_other_tiles(local, columns, [&](int64_t first, const Tensor& cosines, const Tensor&) {
+      direction.fold(0, cosines, scale, first, Accumulate::kYes);
+    });
+    direction.finish();
+  };
+  fold_others(image, images, pairs.all_texts);
+  fold_others(text, texts, pairs.all_images);
   const Tensor all_image_lse = gathered(image.log_sum_exp, comm),
                all_text_lse = gathered(text.log_sum_exp, comm);
   comm.wait();

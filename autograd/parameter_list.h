@@ -77,8 +77,8 @@ class ParameterList {
   Tensor buffer_values_;
 };
 
-/// While it lives, a list's parameters do not change: products with its matrices become faster from
-/// their second use on, for the memory of a copy. For inference.
+/// While it lives, a list's parameters do not change: a device may copy its matrices, each when it is
+/// first used, into the order that makes products fastest. For inference of more than a few rows.
 class ConstantWeights {
  public:
   explicit ConstantWeights(const ParameterList& list);

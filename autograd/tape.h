@@ -24,7 +24,7 @@ using OpCosts = std::function<OpCost(Pass)>;
 
 /// An op by its name, which lives as long as the program. Without costs it has no products.
 struct Op {
-  Op(const char* name_, OpCosts costs_ = {}) : name(name_), costs(std::move(costs_)) {}
+  Op(const char* op_name, OpCosts op_costs = {}) : name(op_name), costs(std::move(op_costs)) {}
   std::string_view name;
   OpCosts costs;
 };

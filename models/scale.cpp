@@ -224,8 +224,9 @@ StepTime step_time(const ClipConfig& config, const ScalePlan& plan, const Machin
                                : std::min(machines.local_bytes_per_s, machines.link_bytes_per_s);
   const bool softmax = config.loss() == LossKind::kSoftmax;
   const double log_sum_exps = softmax ? 1 : 0;
-  // Of mine x all x width: cosines (of the sigmoid's forward, one direction's) and again backward, of
-  // the rank's own pairs once for both directions; two products for the gradients.
+  // In units of mine x width: the cosines of both directions, forward and again backward, where the
+  // rank's own pairs serve both (the sigmoid's forward needs one direction alone), and two products
+  // for the gradients.
   const double loss_products = softmax ? 6 * all - 2 * mine : 5 * all - mine;
 
   StepTime time;

@@ -20,7 +20,7 @@ std::vector<double> gradients(const Split& split, int64_t pairs, const Way& way)
   })[0];
 }
 
-/// Loss, gradients of the features and of the scale, of all ranks' rows together.
+/// Loss, gradients of scale, bias and features, of all ranks' rows together.
 std::vector<double> loss_in_tiles(LossKind kind, int64_t ranks, int64_t tile_columns) {
   constexpr int64_t kPairs = 12, kWidth = 4;
   const Tensor features = random_tensor({2, kPairs, kWidth}, DType::kF64, cpu_backend(), 1, 0);

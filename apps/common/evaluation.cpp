@@ -61,6 +61,7 @@ const LoadedModel& Evaluation::load(Words words) {
   device_.print_note();
   loaded_ = load_model(checkpoint_, model_, *device_.backend,
                        choose_precision(precision_, *device_.backend), words);
+  constant_.emplace(loaded_.model->parameters);
   return loaded_;
 }
 

@@ -46,6 +46,7 @@ class Evaluation {
   std::optional<AtomicFile> json_;
   ChosenDevice device_;  // outlives the model
   LoadedModel loaded_;
+  std::optional<ConstantWeights> constant_;
 };
 
 }  // namespace clip

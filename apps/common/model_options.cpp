@@ -111,7 +111,6 @@ LoadedModel load_model(const std::string& path, const ModelOptions& options, Bac
         std::make_unique<Tokenizer>(load_tokenizer(loaded.checkpoint, options.vocabulary, config));
   loaded.model = std::make_unique<ClipModel>(config, backend, precision);
   warn_not_finite(load_parameters(loaded.checkpoint, loaded.model->parameters), loaded.checkpoint);
-  loaded.constant = std::make_unique<ConstantWeights>(loaded.model->parameters);
   return loaded;
 }
 

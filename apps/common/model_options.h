@@ -48,8 +48,7 @@ struct ModelOptions {
 struct LoadedModel {
   std::string checkpoint;  ///< what was found at the path
   std::unique_ptr<ClipModel> model;
-  std::unique_ptr<ConstantWeights> constant;  ///< of the model: programs that load one train none
-  std::unique_ptr<Tokenizer> tokenizer;       ///< null if there is none
+  std::unique_ptr<Tokenizer> tokenizer;  ///< null if there is none
 
   const Clip& clip() const { return model->clip; }
   double logit_scale() const { return model->clip.logit_scale.value().item(); }

@@ -104,8 +104,7 @@ constexpr int64_t kGradientRows = 2048, kMostPartials = 8;
 /// in their order.
 void multiply_over_rows(Tensor& c, int64_t k, const BF16* a, const BF16* b, Accumulate accumulate) {
   const int64_t m = c.rows(), n = c.width();
-  const int64_t rows =
-      round_up(std::max(kGradientRows, (k + kMostPartials - 1) / kMostPartials), 16);
+  const int64_t rows = std::max(kGradientRows, (k + kMostPartials - 1) / kMostPartials);
   const int64_t parts = (k + rows - 1) / rows;
   Tensor partial = Tensor::empty(c.backend(), {parts, m, n}, DType::kF32);
   float* const partials = partial.data<float>();
@@ -168,9 +167,9 @@ void multiply(double* c, int64_t m, int64_t n, int64_t k, const Operand<double>&
 /// The constant weight b of c = a bᵀ, packed; null if it is not, or the product is another.
 const PackedWeight* packed(Transpose transpose_a, const Tensor& b, Transpose transpose_b,
                            const MatmulOptions& options, PackedWeights& constants) {
-  const bool serves =
-      transpose_a == Transpose::kNo && transpose_b == Transpose::kYes && options.alpha == 1.0;
-  return serves ? constants.use(b) : nullptr;
+  const bool serves = transpose_a == Transpose::kNo && transpose_b == Transpose::kYes &&
+                      options.alpha == 1.0 && options.accumulate == Accumulate::kNo;
+  return serves ? constants.find(b) : nullptr;
 }
 
 /// A product of BF16 factors: by the processor's instructions for that, or the same numbers in F32.

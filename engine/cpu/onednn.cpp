@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <dnnl.hpp>
+#include <unordered_map>
 #include <vector>
 
 namespace clip {
@@ -105,30 +106,40 @@ dnnl::memory scratchpad(const dnnl::memory::desc& size) {
   return {size, engine(), bytes.data()};
 }
 
-/// c (+)= a b, by the calling thread alone
-void multiply(const dnnl::memory& a, const dnnl::memory& b, const dnnl::memory& c,
-              Accumulate accumulate) {
+dnnl::primitive_attr with_own_scratchpad() {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attributes;
+}
+
+/// Runs what describe() gives, by the calling thread alone.
+template <class Describe>
+void run(const char* call, std::unordered_map<int, dnnl::memory> arguments,
+         const Describe& describe) {
   const OneThread one_thread;
   try {
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    const auto description = describe();
+    arguments.emplace(DNNL_ARG_SCRATCHPAD, scratchpad(description.scratchpad_desc()));
+    dnnl::stream stream(engine());
+    dnnl::primitive(description).execute(stream, arguments);
+    stream.wait();
+  } catch (const dnnl::error& error) {
+    check_onednn(error.status, call);
+  }
+}
+
+/// c (+)= a b
+void multiply(const dnnl::memory& a, const dnnl::memory& b, const dnnl::memory& c,
+              Accumulate accumulate) {
+  run("matmul", {{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}, {DNNL_ARG_DST, c}}, [&] {
+    dnnl::primitive_attr attributes = with_own_scratchpad();
     if (accumulate == Accumulate::kYes) {
       dnnl::post_ops add;
       add.append_sum();
       attributes.set_post_ops(add);
     }
-    const auto product =
-        describe_product<dnnl::matmul>(a.get_desc(), b.get_desc(), c.get_desc(), attributes);
-    dnnl::stream stream(engine());
-    dnnl::matmul(product).execute(stream,
-                                  {{DNNL_ARG_SRC, a},
-                                   {DNNL_ARG_WEIGHTS, b},
-                                   {DNNL_ARG_DST, c},
-                                   {DNNL_ARG_SCRATCHPAD, scratchpad(product.scratchpad_desc())}});
-    stream.wait();
-  } catch (const dnnl::error& error) {
-    check_onednn(error.status, "matmul");
-  }
+    return describe_product<dnnl::matmul>(a.get_desc(), b.get_desc(), c.get_desc(), attributes);
+  });
 }
 
 }  // namespace
@@ -158,27 +169,19 @@ template void onednn_bf16_gemm(Transpose, Transpose, int64_t, int64_t, int64_t, 
 
 void onednn_bf16_weight_gradient(int64_t m, int64_t n, int64_t k, const BF16* a, const BF16* b,
                                  float* c) {
-  const OneThread one_thread;
-  try {
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    const auto x = describe<BF16>(k, n, Transpose::kNo, n);
-    const auto dy = describe<BF16>(k, m, Transpose::kNo, m);
-    const auto weight = describe<BF16>(m, n, Transpose::kNo, n);
-    const auto dweight = describe<float>(m, n, Transpose::kNo, n);
-    const auto product =
-        describe_weight_gradient<dnnl::inner_product_forward, dnnl::inner_product_backward_weights>(
-            x, weight, dweight, dy, attributes);
-    dnnl::stream stream(engine());
-    dnnl::inner_product_backward_weights(product).execute(
-        stream, {{DNNL_ARG_SRC, memory(x, b)},
-                 {DNNL_ARG_DIFF_DST, memory(dy, a)},
-                 {DNNL_ARG_DIFF_WEIGHTS, memory(dweight, c)},
-                 {DNNL_ARG_SCRATCHPAD, scratchpad(product.scratchpad_desc())}});
-    stream.wait();
-  } catch (const dnnl::error& error) {
-    check_onednn(error.status, "inner product");
-  }
+  const auto x = describe<BF16>(k, n, Transpose::kNo, n);
+  const auto dy = describe<BF16>(k, m, Transpose::kNo, m);
+  const auto weight = describe<BF16>(m, n, Transpose::kNo, n);
+  const auto dweight = describe<float>(m, n, Transpose::kNo, n);
+  run("inner product",
+      {{DNNL_ARG_SRC, memory(x, b)},
+       {DNNL_ARG_DIFF_DST, memory(dy, a)},
+       {DNNL_ARG_DIFF_WEIGHTS, memory(dweight, c)}},
+      [&] {
+        return describe_weight_gradient<dnnl::inner_product_forward,
+                                        dnnl::inner_product_backward_weights>(
+            x, weight, dweight, dy, with_own_scratchpad());
+      });
 }
 
 struct OnednnPacked::Data {

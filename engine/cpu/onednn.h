@@ -36,7 +36,7 @@ void onednn_bf16_weight_gradient(int64_t m, int64_t n, int64_t k, const BF16* a,
                                  float* c);
 
 /// A factor op(b) [k, n], F32 or BF16, copied into the order that oneDNN's kernels read it in: for
-/// many products, of few rows above all, for which that copy costs more than the product.
+/// many products, of few rows above all, which otherwise make such a copy each.
 class OnednnPacked {
  public:
   /// b of this dtype, stored with rows of length ldb. Copied by all threads.

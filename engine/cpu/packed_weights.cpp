@@ -58,16 +58,15 @@ void PackedWeights::end(const Tensor& weight) noexcept {
   entries_.erase(weight.raw());
 }
 
-const PackedWeight* PackedWeights::use(const Tensor& weight) {
+const PackedWeight* PackedWeights::find(const Tensor& weight) {
   const std::lock_guard lock(mutex_);
   const auto found = entries_.find(weight.raw());
   if (found == entries_.end()) return nullptr;
   Entry& entry = found->second;
   if (!has_shape(weight, entry.weight.shape()) || weight.dtype() != entry.weight.dtype())
     return nullptr;  // some of its rows
-  if (!entry.packed && entry.used) entry.packed.emplace(weight);
-  entry.used = true;
-  return entry.packed ? &*entry.packed : nullptr;
+  if (!entry.packed) entry.packed.emplace(weight);
+  return &*entry.packed;
 }
 
 }  // namespace clip

@@ -26,20 +26,17 @@ class PackedWeight {
   std::vector<OnednnPacked> parts_;  // of kPartColumns columns of the products
 };
 
-/// Each constant weight is packed when it is used for the second time: a copy for one product would
-/// cost more than it saves.
+/// Each constant weight is packed when it is first used.
 class PackedWeights {
  public:
   void begin(const Tensor& weight);
   void end(const Tensor& weight) noexcept;
-  /// Counts a use of the weight as right factor; null if it is not constant, or used for the first
-  /// time.
-  const PackedWeight* use(const Tensor& weight);
+  /// The weight as right factor; null if it is not constant.
+  const PackedWeight* find(const Tensor& weight);
 
  private:
   struct Entry {
     Tensor weight;
-    bool used = false;
     std::optional<PackedWeight> packed;
   };
   std::mutex mutex_;
